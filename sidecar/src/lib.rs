@@ -1,1 +1,3 @@
+//! The node's side of leasehold.
 
+pub mod node;

@@ -1,0 +1,270 @@
+//! Every timer of the protocol and every inequality between them, checked in one place.
+//!
+//! ```text
+//! holder   |--beat--|--beat--|--beat--|   lease L from SEND of the last applied renewal
+//!          ^ sent                         |freeze|  at L - margin   |demote| at L
+//! watcher    ^ first sight of (epoch, beat)
+//!            |------ suspect (W/2) -------|------- W = L(1+ρ)/(1-ρ) -------| may accept
+//! promise      given: P <= W on the standby's clock; counted P(1-ρ)/(1+ρ) from the ping's send on the holder's
+//! ```
+
+use crate::time::Millis;
+use serde::{Deserialize, Serialize};
+
+/// Durations of one cluster, all derived from `ttl_ms` unless the configuration sets them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Policy {
+    /// L: how long a lease lasts from the send of the renewal that was applied.
+    pub ttl_ms: Millis,
+    /// ρ in parts per million: each clock runs within 1 ± ρ of real time.
+    pub clock_rate_bound_ppm: u64,
+    /// Interval of renewals.
+    pub beat_ms: Millis,
+    /// Interval of pings from the holder to each standby.
+    pub ping_ms: Millis,
+    /// P: how long a standby promises, at each ping, not to accept.
+    pub promise_ms: Millis,
+    /// W: how long a watcher waits from the first sight of an (epoch, beat) before it may accept.
+    pub wait_ms: Millis,
+    /// Silence after which a standby tells the control plane. Early is free: a nomination is bound to (epoch, beat).
+    pub suspect_ms: Millis,
+    /// Silence of a standby after which the holder takes it out of the in-sync set.
+    pub peer_silence_ms: Millis,
+    /// A standby must have answered for this long before it is taken in again, so that a flapping one does not flap the set.
+    pub grow_after_ms: Millis,
+    /// The gate freezes this long before its deadline.
+    pub freeze_margin_ms: Millis,
+    /// Interval of heartbeat items.
+    pub heartbeat_ms: Millis,
+    /// Interval at which a standby reads the row while pings arrive.
+    pub row_read_ms: Millis,
+    /// How long an orderly hand-over may take before the holder gives it up.
+    pub handover_limit_ms: Millis,
+    /// R240: take over with an asynchronous standby that lags at most this much. `None`: never lose a write by failover.
+    pub lossy_lag_limit_ms: Option<Millis>,
+}
+
+/// The smallest lease: below it the kernel's one-second grain of address lifetimes would end service between renewals.
+pub const TTL_MIN: Millis = Millis(2_000);
+/// The longest lease: beyond it nobody would call the result high availability.
+pub const TTL_MAX: Millis = Millis(300_000);
+
+/// One broken rule between timers: the key, its value and what would be allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} = {value}: {allowed}")]
+pub struct BadPolicy {
+    pub key: &'static str,
+    pub value: String,
+    pub allowed: String,
+}
+
+impl Policy {
+    /// The defaults for a lease of `ttl_ms`, with ρ = 10 % (chrony's default slew limit is 8.3 %).
+    #[must_use]
+    pub fn for_ttl(ttl_ms: Millis) -> Self {
+        Self::with_rate_bound(ttl_ms, 100_000)
+    }
+
+    /// The defaults for a lease of `ttl_ms` on clocks within `clock_rate_bound_ppm` of real time.
+    #[must_use]
+    pub fn with_rate_bound(ttl_ms: Millis, clock_rate_bound_ppm: u64) -> Self {
+        let wait_ms = shortest_wait(ttl_ms, clock_rate_bound_ppm);
+        Self {
+            ttl_ms,
+            clock_rate_bound_ppm,
+            beat_ms: Millis(ttl_ms.0 / 4),
+            ping_ms: Millis((ttl_ms.0 / 12).clamp(100, 1_000)),
+            promise_ms: wait_ms,
+            wait_ms,
+            suspect_ms: Millis(wait_ms.0 / 2),
+            peer_silence_ms: Millis(ttl_ms.0 * 2 / 3),
+            grow_after_ms: Millis(1_000),
+            freeze_margin_ms: Millis((ttl_ms.0 / 12).max(100)),
+            heartbeat_ms: Millis(2_000),
+            row_read_ms: Millis(2_000),
+            handover_limit_ms: Millis(30_000),
+            lossy_lag_limit_ms: None,
+        }
+    }
+
+    /// How long the holder may count on a promise, from the send of the ping that it answers: P(1-ρ)/(1+ρ), rounded down.
+    #[must_use]
+    pub fn promise_counts_ms(&self, promised: Millis) -> Millis {
+        let rate = u128::from(self.clock_rate_bound_ppm);
+        let counted = u128::from(promised.0) * (1_000_000 - rate) / (1_000_000 + rate);
+        Millis(u64::try_from(counted).unwrap_or(u64::MAX))
+    }
+
+    /// How long a program that has just started must refuse to accept: it may have forgotten a promise.
+    #[must_use]
+    pub fn forgotten_promise_ms(&self) -> Millis {
+        self.promise_ms.max(self.wait_ms)
+    }
+
+    /// A silent holder's peers wait at least this long for a lease of `ttl`; rows may carry another ttl than the policy.
+    #[must_use]
+    pub fn wait_for(&self, ttl: Millis) -> Millis {
+        self.wait_ms.max(shortest_wait(ttl, self.clock_rate_bound_ppm))
+    }
+
+    /// Every inequality that the protocol's proofs use, and the bounds that keep it operable. All violations at once.
+    ///
+    /// # Errors
+    /// One [`BadPolicy`] for each rule that is broken.
+    pub fn check(&self) -> Result<(), Vec<BadPolicy>> {
+        let mut bad = Vec::new();
+        let mut must = |holds: bool, key: &'static str, value: String, allowed: String| {
+            if !holds {
+                bad.push(BadPolicy { key, value, allowed });
+            }
+        };
+        let ms = |value: Millis| value.0.to_string();
+        must(
+            (TTL_MIN..=TTL_MAX).contains(&self.ttl_ms),
+            "ttl_ms",
+            ms(self.ttl_ms),
+            format!("use {} to {}", TTL_MIN.0, TTL_MAX.0),
+        );
+        must(
+            (100..=200_000).contains(&self.clock_rate_bound_ppm),
+            "clock_rate_bound_ppm",
+            self.clock_rate_bound_ppm.to_string(),
+            "use 100 to 200000 (0.01 % to 20 %)".into(),
+        );
+        // W >= L(1+ρ)/(1-ρ): when a watcher's wait is over, the holder's lease is over on every allowed pair of clocks.
+        let shortest = shortest_wait(self.ttl_ms, self.clock_rate_bound_ppm.min(900_000));
+        must(
+            self.wait_ms >= shortest,
+            "wait_ms",
+            ms(self.wait_ms),
+            format!("at least {}, which is ttl_ms (1+ρ)/(1-ρ)", shortest.0),
+        );
+        // P <= W: a standby that forgot its promises at a start waits max(P, W); P > W would delay every failover.
+        must(
+            self.promise_ms <= self.wait_ms,
+            "promise_ms",
+            ms(self.promise_ms),
+            format!("at most wait_ms ({})", self.wait_ms.0),
+        );
+        // Two renewals may fail before the lease runs out.
+        must(
+            self.beat_ms.0 >= 100 && self.beat_ms.0 * 3 <= self.ttl_ms.0,
+            "beat_ms",
+            ms(self.beat_ms),
+            format!("use 100 to a third of ttl_ms ({})", self.ttl_ms.0 / 3),
+        );
+        // Three pings may be lost before a promise runs out on the holder's clock.
+        must(
+            self.ping_ms.0 >= 50 && self.ping_ms.0 * 4 <= self.promise_counts_ms(self.promise_ms).0,
+            "ping_ms",
+            ms(self.ping_ms),
+            "use 50 to a quarter of what a promise counts on the holder's clock".into(),
+        );
+        must(
+            self.suspect_ms > self.beat_ms && self.suspect_ms < self.wait_ms,
+            "suspect_ms",
+            ms(self.suspect_ms),
+            format!("more than beat_ms ({}) and less than wait_ms ({})", self.beat_ms.0, self.wait_ms.0),
+        );
+        must(
+            self.peer_silence_ms.0 >= 3 * self.ping_ms.0,
+            "peer_silence_ms",
+            ms(self.peer_silence_ms),
+            format!("at least three pings ({})", 3 * self.ping_ms.0),
+        );
+        must(
+            self.freeze_margin_ms.0 >= 50 && self.freeze_margin_ms.0 * 4 <= self.ttl_ms.0,
+            "freeze_margin_ms",
+            ms(self.freeze_margin_ms),
+            format!("use 50 to a quarter of ttl_ms ({})", self.ttl_ms.0 / 4),
+        );
+        // A renewal late by one beat must not freeze service.
+        must(
+            2 * self.beat_ms.0 + self.freeze_margin_ms.0 <= self.ttl_ms.0,
+            "beat_ms",
+            ms(self.beat_ms),
+            "two beats and freeze_margin_ms must fit into ttl_ms".into(),
+        );
+        must(
+            (500..=60_000).contains(&self.heartbeat_ms.0),
+            "heartbeat_ms",
+            ms(self.heartbeat_ms),
+            "use 500 to 60000".into(),
+        );
+        must(
+            self.row_read_ms.0 >= 100 && self.row_read_ms <= self.wait_ms,
+            "row_read_ms",
+            ms(self.row_read_ms),
+            format!("use 100 to wait_ms ({})", self.wait_ms.0),
+        );
+        must(
+            (1_000..=3_600_000).contains(&self.handover_limit_ms.0),
+            "handover_limit_ms",
+            ms(self.handover_limit_ms),
+            "use 1000 to 3600000".into(),
+        );
+        if bad.is_empty() { Ok(()) } else { Err(bad) }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::for_ttl(Millis(3_000))
+    }
+}
+
+/// L(1+ρ)/(1-ρ), rounded up.
+fn shortest_wait(ttl: Millis, rate_ppm: u64) -> Millis {
+    let rate = u128::from(rate_ppm.min(900_000));
+    let wait = (u128::from(ttl.0) * (1_000_000 + rate)).div_ceil(1_000_000 - rate);
+    Millis(u64::try_from(wait).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_hold_for_every_allowed_ttl() {
+        for ttl in [2_000, 2_500, 3_000, 5_000, 10_000, 30_000, 300_000] {
+            for rate in [100, 10_000, 100_000] {
+                let policy = Policy::with_rate_bound(Millis(ttl), rate);
+                assert_eq!(policy.check(), Ok(()), "ttl {ttl}, rate {rate}");
+            }
+        }
+    }
+
+    #[test]
+    fn three_seconds_at_ten_percent() {
+        let policy = Policy::default();
+        assert_eq!(policy.wait_ms, Millis(3_667));
+        assert_eq!(policy.promise_counts_ms(policy.promise_ms), Millis(3_000));
+        assert_eq!((policy.beat_ms, policy.ping_ms), (Millis(750), Millis(250)));
+    }
+
+    #[test]
+    fn all_violations_are_told_at_once() {
+        let policy = Policy { wait_ms: Millis(3_000), beat_ms: Millis(2_000), ping_ms: Millis(2_000), ..Policy::default() };
+        let bad = policy.check().expect_err("three timers are wrong");
+        let keys: Vec<_> = bad.iter().map(|bad| bad.key).collect();
+        for key in ["wait_ms", "beat_ms", "ping_ms", "promise_ms"] {
+            assert!(keys.contains(&key), "{key} in {keys:?}");
+        }
+    }
+
+    /// For the worst allowed pair of clocks: a watcher's wait never ends before the lease, a promise never ends on the
+    /// standby before the holder stops to count on it.
+    #[test]
+    fn waits_and_promises_outlast_rights_on_the_worst_clocks() {
+        for ttl in 2_000..2_200 {
+            for rate in [100, 33_333, 100_000, 199_999] {
+                let policy = Policy::with_rate_bound(Millis(ttl), rate);
+                let (slow, fast) = (1.0 - rate as f64 / 1e6, 1.0 + rate as f64 / 1e6);
+                // Real time that the lease lasts at most: its holder's clock is slow. Real wait at least: the watcher's is fast.
+                assert!(policy.ttl_ms.0 as f64 / slow <= policy.wait_ms.0 as f64 / fast + 1e-6);
+                let counts = policy.promise_counts_ms(policy.promise_ms).0 as f64;
+                assert!(counts / slow <= policy.promise_ms.0 as f64 / fast + 1e-6);
+            }
+        }
+    }
+}

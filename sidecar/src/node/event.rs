@@ -1,0 +1,84 @@
+//! What can happen to a node. Everything the machine learns comes in as one of these, with the moment of its arrival.
+
+use lease::ids::{Beat, Epoch, Incarnation, NodeId};
+use lease::record::{Holder, Row};
+use lease::time::{Millis, Moment};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed; sent at least every [`super::TICK`].
+    Tick,
+    /// The answer of a strongly consistent read that was asked for at `asked`. `None`: the cluster has no row yet.
+    RowRead { asked: Moment, row: Option<Box<Row>> },
+    /// The read got no answer; it says nothing about the row.
+    RowUnreadable { problem: String },
+    /// What became of the write with this ticket.
+    Written { ticket: Ticket, outcome: Outcome },
+    /// A peer that believes to hold the lease asks for a promise.
+    Pinged { from: Holder, ping: Ping },
+    /// A peer answered one of this node's pings.
+    Ponged { from: Holder, pong: Pong },
+    /// A peer says: the row has changed in a way that concerns you.
+    Nudged { from: NodeId },
+    /// The connection to this peer is lost; silence follows.
+    LinkLost { node: NodeId },
+    /// All resources are up in the epoch they were started for.
+    WorkloadUp { epoch: Epoch },
+    /// Nothing of the workload is left on this node.
+    WorkloadDown,
+    /// The workload does not end, not even by force.
+    WorkloadStuck { problem: String },
+    /// A resource failed to start, or failed its checks often enough.
+    ResourceFailed { epoch: Epoch, resource: String, reason: String },
+    /// The daemon was asked to end (SIGTERM): hand over if somebody can continue, release otherwise.
+    ShutDown,
+}
+
+/// Names one write of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What became of a conditional write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was applied, at some time between its send and now.
+    Applied(Box<Row>),
+    /// It was not applied and cannot be any more: the row was found at another version on the first try.
+    Refused { found: Option<Box<Row>> },
+    /// The row has moved past the version it needs, after a try without an answer: it was applied and overwritten, or
+    /// it was not; it cannot be applied any more.
+    Superseded { found: Box<Row> },
+    /// No answer. It may have been applied, may be later, or never.
+    Unknown { problem: String },
+}
+
+/// The holder's question to a standby.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ping {
+    /// Rises by one with each ping of this process to this peer.
+    pub number: u64,
+    /// The holder's epoch, and its last beat that is proven applied: both were SENT before this ping.
+    pub epoch: Epoch,
+    pub beat: Beat,
+    /// The highest number that this peer has answered so far: shows it that its answers get through.
+    pub answered: u64,
+}
+
+/// A standby's answer.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Pong {
+    /// The ping's.
+    pub number: u64,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Answer {
+    /// I will not accept the lease before `promise_ms` from now. `ready`: my data is whole and all of the holder's.
+    Promise { epoch: Epoch, promise_ms: Millis, incarnation: Incarnation, ready: bool },
+    /// I hear you, but do not promise: my answers have not been getting through, or I have been told to stop.
+    NoPromise { epoch: Epoch },
+    /// Your epoch is over.
+    Fenced { epoch: Epoch },
+}
