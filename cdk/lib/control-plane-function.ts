@@ -1,0 +1,101 @@
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { Duration, RemovalPolicy } from 'aws-cdk-lib';
+import * as dynamodb from 'aws-cdk-lib/aws-dynamodb';
+import * as events from 'aws-cdk-lib/aws-events';
+import * as iam from 'aws-cdk-lib/aws-iam';
+import * as lambda from 'aws-cdk-lib/aws-lambda';
+import { SqsDestination } from 'aws-cdk-lib/aws-lambda-destinations';
+import * as logs from 'aws-cdk-lib/aws-logs';
+import * as sqs from 'aws-cdk-lib/aws-sqs';
+import { Construct } from 'constructs';
+import { contract, FunctionName } from './contract';
+
+export type Architecture = 'x86_64' | 'arm64';
+
+/**
+ * Hints older than this are worthless: the watch function has looked at the row itself by then. Lambda's first retry of
+ * a failed run comes a minute after the failure, so it would always be too old: with this age the number of retries of
+ * a failed run is 0. Runs that Lambda throttles are not failed runs; they are tried again until this age.
+ */
+export const MAX_EVENT_AGE = Duration.seconds(60);
+export const RETRIES_OF_A_FAILED_RUN = 0;
+
+export interface ControlPlaneFunctionProps {
+  readonly deployment: string;
+  readonly function: FunctionName;
+  readonly description: string;
+  /** Folder that holds `<function>.zip`, a zip with the `bootstrap` binary. */
+  readonly assets: string;
+  readonly architecture: Architecture;
+  readonly timeout: Duration;
+  readonly logRetention: logs.RetentionDays;
+  readonly table: dynamodb.ITable;
+  readonly bus: events.IEventBus;
+  /** Where an asynchronous invocation goes that failed or grew too old. */
+  readonly failures?: sqs.IQueue;
+}
+
+/**
+ * One Rust function from its pre-built zip, with its own role and log group. The role starts with the right to write
+ * that log group and nothing else: whoever needs more grants it next to the reason.
+ */
+export class ControlPlaneFunction extends Construct {
+  readonly function: lambda.Function;
+  readonly role: iam.Role;
+
+  constructor(scope: Construct, id: string, props: ControlPlaneFunctionProps) {
+    super(scope, id);
+    const name = functionName(props.deployment, props.function);
+    // Destroyed with the stack: the history of decisions is in the table, not in these logs.
+    const logGroup = new logs.LogGroup(this, 'Logs', {
+      logGroupName: `/aws/lambda/${name}`,
+      retention: props.logRetention,
+      removalPolicy: RemovalPolicy.DESTROY,
+    });
+    // Not AWSLambdaBasicExecutionRole: that managed policy may write every log group of the account.
+    this.role = new iam.Role(this, 'Role', {
+      assumedBy: new iam.ServicePrincipal('lambda.amazonaws.com'),
+      description: `${name}: ${props.description}`,
+    });
+    logGroup.grantWrite(this.role);
+
+    this.function = new lambda.Function(this, 'Function', {
+      functionName: name,
+      description: props.description,
+      runtime: lambda.Runtime.PROVIDED_AL2023,
+      architecture: props.architecture === 'arm64' ? lambda.Architecture.ARM_64 : lambda.Architecture.X86_64,
+      handler: 'bootstrap',
+      code: lambda.Code.fromAsset(requireZip(props.assets, props.function)),
+      memorySize: 128,
+      timeout: props.timeout,
+      role: this.role,
+      logGroup,
+      environment: {
+        [contract.environment.table]: props.table.tableName,
+        [contract.environment.bus]: props.bus.eventBusName,
+      },
+      maxEventAge: MAX_EVENT_AGE,
+      retryAttempts: RETRIES_OF_A_FAILED_RUN,
+      onFailure: props.failures && new SqsDestination(props.failures),
+    });
+  }
+}
+
+export function functionName(deployment: string, name: FunctionName): string {
+  return `${deployment}-${name}`;
+}
+
+/** A function's zip is missing: said with the file's name, because CDK's own message names neither function nor remedy. */
+export class MissingZip extends Error {}
+
+function requireZip(assets: string, name: FunctionName): string {
+  const zip = path.resolve(assets, `${name}.zip`);
+  if (!fs.existsSync(zip)) {
+    throw new MissingZip(
+      `${zip} is missing: build the functions into that folder first (make functions), ` +
+        'or name another folder with -c assets=DIR or LEASEHOLD_ASSETS=DIR',
+    );
+  }
+  return zip;
+}
