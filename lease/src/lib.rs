@@ -13,6 +13,7 @@ pub mod events;
 pub mod fields;
 pub mod heartbeat;
 pub mod ids;
+pub mod outcome;
 pub mod policy;
 pub mod record;
 pub mod rules;

@@ -1,6 +1,7 @@
 //! What can happen to a node. Everything the machine learns comes in as one of these, with the moment of its arrival.
 
 use lease::ids::{Beat, Epoch, Incarnation, NodeId};
+pub use lease::outcome::Outcome;
 use lease::record::{Holder, Row};
 use lease::time::{Millis, Moment};
 
@@ -37,20 +38,6 @@ pub enum Event {
 /// Names one write of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
-
-/// What became of a conditional write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was applied, at some time between its send and now.
-    Applied(Box<Row>),
-    /// It was not applied and cannot be any more: the row was found at another version on the first try.
-    Refused { found: Option<Box<Row>> },
-    /// The row has moved past the version it needs, after a try without an answer: it was applied and overwritten, or
-    /// it was not; it cannot be applied any more.
-    Superseded { found: Box<Row> },
-    /// No answer. It may have been applied, may be later, or never.
-    Unknown { problem: String },
-}
 
 /// The holder's question to a standby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
