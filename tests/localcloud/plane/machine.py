@@ -1,0 +1,243 @@
+"""The inside of an instance or host: a namespace, a cgroup, and programs supervised as systemd would.
+
+    off --power_on--> on --shut_down (SIGTERM, grace)--> off
+                      on --power_off (SIGKILL to all, no word to anyone)--> off
+
+The network link is the plane's business: a real power cut takes the link first, so that dying processes cannot even
+close their connections.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+from . import netns
+from .cgroup import Cgroup
+from .netns import PlaneError
+
+DEFAULT_GRACE_MS = 10_000  # systemd's is 90 s; no test waits so long
+DEFAULT_RESTART_DELAY_MS = 100  # systemd's RestartSec=
+GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SPAWN = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """A unit file's worth of knobs."""
+
+    name: str
+    command: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    directory: str = "/"
+    restart: str = "no"  # no | on-failure | always
+    restart_delay_ms: int = DEFAULT_RESTART_DELAY_MS
+    kill_mode: str = "mixed"  # mixed: SIGTERM to the main process, then SIGKILL to all. control-group: SIGTERM to all. process: only the main one
+    grace_ms: int = DEFAULT_GRACE_MS
+    enabled: bool = True  # started at boot
+
+    @staticmethod
+    def parse(body: Any) -> "ProgramSpec":
+        if not isinstance(body, dict):
+            raise ValueError(f"a program is an object, not {body!r}")
+        known = set(ProgramSpec.__dataclass_fields__)
+        problems = [f"unknown key {key!r} (known: {', '.join(sorted(known))})" for key in body if key not in known]
+        if not isinstance(body.get("name"), str) or not body.get("name") or "/" in body.get("name", "/"):
+            problems.append("name: a string without / is needed")
+        command = body.get("command")
+        if not isinstance(command, list) or not command or not all(isinstance(word, str) for word in command):
+            problems.append("command: a list of strings is needed")
+        if body.get("restart", "no") not in ("no", "on-failure", "always"):
+            problems.append(f"restart: {body['restart']!r} is none of no, on-failure, always")
+        if body.get("kill_mode", "mixed") not in ("mixed", "control-group", "process"):
+            problems.append(f"kill_mode: {body['kill_mode']!r} is none of mixed, control-group, process")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return ProgramSpec(**{**body, "command": tuple(command)})
+
+
+class Program:
+    """One supervised program. `start` and `stop` are idempotent."""
+
+    def __init__(self, spec: ProgramSpec, machine: "Machine"):
+        self.spec = spec
+        self.machine = machine
+        self.cgroup = machine.cgroup.child(spec.name)
+        self.log_path = machine.log_dir / f"{machine.name}-{spec.name}.log"
+        self.starts = 0
+        self.exits: list[dict[str, Any]] = []
+        self._process: subprocess.Popen | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if self._thread and self._thread.is_alive():
+            return
+        self._stopping = threading.Event()
+        self._spawn()  # here, so that a command that cannot start fails the caller
+        self._thread = threading.Thread(target=self._supervise, name=f"{self.machine.name}/{self.spec.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self, hurry: threading.Event) -> None:
+        """As `systemctl stop`: SIGTERM, grace, SIGKILL to what is left. `hurry` ends the grace at once."""
+        self._stopping.set()
+        if self._process and self._process.poll() is None:
+            if self.spec.kill_mode == "control-group":
+                self._signal_all(signal.SIGTERM)
+            else:
+                self._process.send_signal(signal.SIGTERM)
+            until = time.monotonic() + self.spec.grace_ms / 1000
+            while self._process.poll() is None and time.monotonic() < until and not hurry.is_set():
+                time.sleep(0.005)
+        self.cgroup.kill()
+        self._join()
+
+    def forget(self) -> None:
+        """The power is gone: no restart, no signal (the machine's cgroup is killed as a whole)."""
+        self._stopping.set()
+
+    def kill(self, signal_number: int, everything: bool) -> list[int]:
+        """A signal from outside, as an operator or the OOM killer would send: the supervisor then does what it does."""
+        pids = self.cgroup.pids() if everything else ([self._process.pid] if self.running() else [])
+        if everything and signal_number == signal.SIGKILL and pids:
+            self.cgroup.kill()
+            return pids
+        for pid in pids:
+            try:
+                os.kill(pid, signal_number)
+            except ProcessLookupError:
+                pass  # it ended meanwhile
+        return pids
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def state(self) -> dict[str, Any]:
+        return {"running": self.running(), "pid": self._process.pid if self.running() else None, "pids": self.cgroup.pids(),
+                "starts": self.starts, "exits": self.exits[-20:], "log": str(self.log_path), "cgroup": str(self.cgroup.path)}
+
+    def _spawn(self) -> None:
+        self.cgroup.create()
+        self.starts += 1
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["sh", "-c", SPAWN, str(self.cgroup.path), *netns.enter(self.machine.namespace, list(self.spec.command))],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.spec.directory, env=self.machine.env | self.spec.env,
+                start_new_session=True,
+            )
+
+    def _supervise(self) -> None:
+        while True:
+            status = self._process.wait()
+            self.exits.append({"status": status, "monotonic": time.monotonic(), "pid": self._process.pid})
+            if self._stopping.is_set():
+                return
+            self.machine.log(f"program {self.spec.name} ended", status=status, restart=self.spec.restart)
+            if self.spec.kill_mode != "process":
+                self.cgroup.kill()  # systemd starts a unit only after the rest of its control group is gone
+            if self.spec.restart == "no" or (self.spec.restart == "on-failure" and status == 0):
+                return
+            if self._stopping.wait(self.spec.restart_delay_ms / 1000):
+                return
+            try:
+                self._spawn()
+            except OSError as error:
+                self.machine.log(f"program {self.spec.name} cannot be restarted", error=str(error))
+                return
+
+    def _signal_all(self, number: int) -> None:
+        for pid in self.cgroup.pids():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    def _join(self) -> None:
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+
+class Machine:
+    def __init__(self, name: str, namespace: str, cgroup: Cgroup, log_dir: Path, env: dict[str, str], log: Callable[..., None]):
+        self.name = name
+        self.namespace = namespace
+        self.cgroup = cgroup
+        self.log_dir = log_dir
+        self.env = {"PATH": GUEST_PATH, "HOME": "/root", "LANG": "C.UTF-8"} | env
+        self.log = lambda text, **fields: log(text, machine=name, **fields)
+        self.programs: dict[str, Program] = {}
+        self.on = False
+        self.boots = 0
+        self.frozen = False
+        self.transition = threading.RLock()  # one power change at a time
+        self.hurry = threading.Event()  # set by a power cut: ends the grace of a shutdown under way
+
+    def register(self, specs: list[ProgramSpec]) -> None:
+        """What the disk holds from now on. Programs that run keep running as they were started until stopped."""
+        kept = {name: program for name, program in self.programs.items() if program.running()}
+        self.programs = kept | {spec.name: Program(spec, self) for spec in specs if spec.name not in kept}
+        changed = [spec.name for spec in specs if spec.name in kept and kept[spec.name].spec != spec]
+        if changed:
+            raise PlaneError(f"{self.name}: {', '.join(changed)} runs with another definition; stop it before changing it")
+
+    def program(self, name: str) -> Program:
+        if name not in self.programs:
+            raise PlaneError(f"{self.name} has no program {name!r}; registered: {', '.join(self.programs) or 'none'}")
+        return self.programs[name]
+
+    def power_on(self) -> None:
+        """The namespace and link exist. Starts what is enabled."""
+        self.cgroup.create()
+        self.on = True
+        self.boots += 1
+        self.frozen = False
+        self.hurry.clear()
+        for program in self.programs.values():
+            if program.spec.enabled:
+                program.start()
+
+    def shut_down(self) -> None:
+        """Orderly: all programs are told at once, each has its grace."""
+        threads = [threading.Thread(target=program.stop, args=(self.hurry,)) for program in self.programs.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def power_off(self) -> None:
+        for program in self.programs.values():
+            program.forget()
+        self.on = False
+        self.cgroup.kill()
+        self.frozen = False
+        if self.cgroup.path.exists():
+            self.cgroup.thaw()
+
+    def freeze(self) -> None:
+        self.cgroup.freeze()
+        self.frozen = True
+
+    def thaw(self) -> None:
+        self.cgroup.thaw()
+        self.frozen = False
+
+    def execute(self, command: list[str], timeout_ms: int, env: dict[str, str]) -> dict[str, Any]:
+        """Run a command to its end inside; it is part of the machine (a power cut kills it)."""
+        group = self.cgroup.child("exec")
+        group.create()
+        try:
+            done = subprocess.run(["sh", "-c", SPAWN, str(group.path), *netns.enter(self.namespace, command)], stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=timeout_ms / 1000, env=self.env | env, start_new_session=True)
+        except subprocess.TimeoutExpired as error:
+            raise PlaneError(f"{self.name}: {command} did not end within {timeout_ms} ms") from error
+        return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+    def state(self) -> dict[str, Any]:
+        return {"namespace": self.namespace, "cgroup": str(self.cgroup.path), "on": self.on, "frozen": self.frozen, "boots": self.boots,
+                "programs": {name: program.state() for name, program in self.programs.items()}}
