@@ -26,7 +26,11 @@ function fromWhereTyped(file: string): string {
 function main(): void {
   // CDK's own check of the finished template costs seconds in each command. `npm run check` runs it, strictly, on a
   // sample; CDK_VALIDATION=true runs it here.
-  const app = new App({ builtinCloudFormationValidation: process.env['CDK_VALIDATION'] === 'true' });
+  const app = new App({
+    builtinCloudFormationValidation: process.env['CDK_VALIDATION'] === 'true',
+    // Synthesized by hand below: by itself the app would write half a stack after an error, too.
+    autoSynth: false,
+  });
   const file = setting(app, 'config', 'LEASEHOLD_CONFIG');
   if (file === undefined) {
     throw new UsageError('which cluster? name its file: -c config=cluster.toml, or LEASEHOLD_CONFIG=cluster.toml');

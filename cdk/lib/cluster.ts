@@ -1,18 +1,16 @@
 import { CustomResource, Duration } from 'aws-cdk-lib';
 import * as dynamodb from 'aws-cdk-lib/aws-dynamodb';
-import * as events from 'aws-cdk-lib/aws-events';
 import { Construct } from 'constructs';
 import { ClusterSettings } from './config';
 import { ClusterConfig, contract } from './contract';
-import { ControlPlaneFunction } from './control-plane-function';
+import type { ControlPlane } from './control-plane';
 import { NodeAccess } from './node-access';
 
 export interface ClusterProps {
   readonly deployment: string;
   readonly settings: ClusterSettings;
   readonly table: dynamodb.ITable;
-  readonly bus: events.IEventBus;
-  readonly configure: ControlPlaneFunction;
+  readonly control: ControlPlane;
 }
 
 /**
@@ -38,7 +36,7 @@ export class Cluster extends Construct {
           cluster: props.settings.name,
           node: node.name,
           table: props.table,
-          bus: props.bus,
+          bus: props.control.bus,
         }),
       );
     }
@@ -47,14 +45,16 @@ export class Cluster extends Construct {
     const config = new CustomResource(this, 'Config', {
       resourceType: contract.custom_resource.type,
       // The function itself is the provider: it answers CloudFormation's URL, with no framework in between.
-      serviceToken: props.configure.function.functionArn,
+      serviceToken: props.control.configure.function.functionArn,
       // A function that dies without an answer would otherwise hold the deployment for an hour.
       serviceTimeout: Duration.seconds(120),
       // One string, so that every change of the config, however small, is an update of this resource.
       properties: { [contract.custom_resource.config_property]: JSON.stringify(clusterConfig(props.settings)) },
     });
-    // Rights first when it is made, and last when it is removed: the function needs them for both.
-    config.node.addDependency(props.configure, props.table);
+    // Rights first when it is made or changed, so that no function meets an address that it may not move yet; and last
+    // when it is removed, because the configure function needs its own to remove the item.
+    const { configure, failover, watch } = props.control;
+    config.node.addDependency(props.table, configure, failover.role, watch.role);
   }
 }
 

@@ -125,7 +125,8 @@ function readCluster(fields: Fields): ClusterSettings {
 
   const nodes = fields.tables('node').map((node, index) => readNode(node, index));
   if (nodes.length < 2 || nodes.length > 3) {
-    fields.bad('node', `${nodes.length} nodes`, 'a cluster has 2 or 3 nodes, each begun by [[cluster.node]]');
+    const often = nodes.length === 1 ? 'once' : `${nodes.length} times`;
+    fields.complain('node', `is there ${often}: a cluster has 2 or 3 nodes, each begun by [[cluster.node]]`);
   }
   const virtualIps = fields.tables('virtual_ip').map(readVirtualIp);
   fields.finish();
@@ -151,24 +152,22 @@ function readVirtualIp(fields: Fields): VirtualIpSettings {
     if (why) fields.bad('address', found, why);
   }
   const vpc = fields.text('vpc', vpcId);
-  const routeTables = fields.texts('route_tables', routeTableId);
-  if (!routeTables) fields.bad('route_tables', null, 'list every route table that the functions may change');
-  else if (routeTables.length === 0) fields.bad('route_tables', [], 'list at least one route table that the functions may change');
-  const createIn = fields.texts('create_in', routeTableId) ?? [];
+  const routeTables = fields.texts('route_tables', routeTableId, 1);
+  const createIn = fields.texts('create_in', routeTableId, 0);
   for (const id of createIn) {
-    if (!routeTables?.includes(id)) fields.bad('create_in', id, 'only route tables that route_tables lists too');
+    if (!routeTables.includes(id)) fields.bad('create_in', id, 'only route tables that route_tables lists too');
   }
   fields.finish();
-  return { address: found, vpc, routeTables: routeTables ?? [], createIn };
+  return { address: found, vpc, routeTables, createIn };
 }
 
 /** Ids that must be unique over the whole deployment, and names that are made of several and must stay within AWS's limits. */
 function checkAcrossClusters(deployment: string, clusters: readonly ClusterSettings[], at: readonly Fields[]): void {
   const once = new Map<string, string>();
-  const claim = (fields: Fields, key: string, kind: string, value: string, owner: string, why: string): void => {
+  const claim = (fields: Fields, key: string, kind: string, value: string, owner: string, why: string, identity = value): void => {
     if (value === '') return;
-    const holder = once.get(`${kind} ${value}`);
-    if (holder === undefined) once.set(`${kind} ${value}`, owner);
+    const holder = once.get(`${kind} ${identity}`);
+    if (holder === undefined) once.set(`${kind} ${identity}`, owner);
     else fields.bad(key, value, `${why}; ${holder} has it already`);
   };
   clusters.forEach((cluster, index) => {
@@ -184,7 +183,7 @@ function checkAcrossClusters(deployment: string, clusters: readonly ClusterSetti
       claim(fields, 'node.eni', 'eni', node.eni, owner, 'a network interface belongs to one node only');
     }
     for (const ip of cluster.virtualIps) {
-      claim(fields, 'virtual_ip.address', 'address', ip.address && canonical(ip.address), `cluster ${cluster.name}`, 'an address follows one cluster only');
+      claim(fields, 'virtual_ip.address', 'address', ip.address, `cluster ${cluster.name}`, 'an address follows one cluster only', canonical(ip.address));
     }
     if (deployment === '' || cluster.name === '') return;
     for (const name of names) {
@@ -194,7 +193,7 @@ function checkAcrossClusters(deployment: string, clusters: readonly ClusterSetti
         fields.bad('node.name', name, `the role's name "${role}" has ${role.length} characters, IAM allows ${MAX_NAME}: shorten deployment, cluster or node`);
       }
       // "web-a" + "b" and "web" + "a-b" would both ask for the role "...-web-a-b".
-      claim(fields, 'node.name', 'role', role, `node ${name} of cluster ${cluster.name}`, `its role would be called "${role}"`);
+      claim(fields, 'node.name', 'role', name, `node ${name} of cluster ${cluster.name}`, `its role would be called "${role}"`, role);
     }
   });
 }

@@ -49,8 +49,7 @@ export class LeaseholdStack extends Stack {
         deployment,
         settings: cluster,
         table,
-        bus: control.bus,
-        configure: control.configure,
+        control,
       });
       for (const [node, access] of nodes) {
         this.output(

@@ -33,7 +33,9 @@ export class Fields {
 
   /** Text that matches `rule`. An absent or bad value is reported and read as `''`, so that reading can go on. */
   text(key: string, rule: TextRule): string {
-    return this.optionalText(key, rule) ?? (this.has(key) ? '' : this.missing(key, rule.allowed));
+    const found = this.optionalText(key, rule);
+    if (!this.has(key)) this.missing(key, rule.allowed);
+    return found ?? '';
   }
 
   optionalText(key: string, rule: TextRule): string | undefined {
@@ -44,11 +46,13 @@ export class Fields {
     return undefined;
   }
 
-  texts(key: string, rule: TextRule): string[] | undefined {
+  /** A list of at least `least` different texts; those that break the rule are reported and left out. */
+  texts(key: string, rule: TextRule, least: 0 | 1): string[] {
     const value = this.take(key);
-    if (value === undefined) return undefined;
-    if (!Array.isArray(value)) {
-      this.bad(key, value, `a list; each entry: ${rule.allowed}`);
+    if (value === undefined && least > 0) this.missing(key, `a list; each entry: ${rule.allowed}`);
+    if (value === undefined) return [];
+    if (!Array.isArray(value) || value.length < least) {
+      this.bad(key, value, `a list${least > 0 ? ' of at least one' : ''}; each entry: ${rule.allowed}`);
       return [];
     }
     const good: string[] = [];
@@ -113,9 +117,18 @@ export class Fields {
     return this.entries[key] !== undefined;
   }
 
-  /** Reports `key` of this table as wrong. */
+  /** Reports the value of `key` as wrong. */
   bad(key: string, value: unknown, allowed: string): void {
-    this.problems.push(`${this.at(key)} = ${show(value)}: ${allowed}`);
+    this.complain(key, `= ${show(value)}: ${allowed}`);
+  }
+
+  /** Reports something else about `key`. */
+  complain(key: string, what: string): void {
+    this.problems.push(`${this.at(key)} ${what}`);
+  }
+
+  private missing(key: string, allowed: string): void {
+    this.complain(key, `is missing: ${allowed}`);
   }
 
   /** Reports every key that nobody asked for. */
@@ -125,11 +138,6 @@ export class Fields {
         this.bad(key, this.entries[key], `unknown key; known here: ${[...this.asked].sort().join(', ')}`);
       }
     }
-  }
-
-  private missing(key: string, allowed: string): '' {
-    this.problems.push(`${this.at(key)} is missing: ${allowed}`);
-    return '';
   }
 
   private take(key: string): unknown {
