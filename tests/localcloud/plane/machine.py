@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -25,7 +26,11 @@ from .netns import PlaneError
 DEFAULT_GRACE_MS = 10_000  # systemd's is 90 s; no test waits so long
 DEFAULT_RESTART_DELAY_MS = 100  # systemd's RestartSec=
 GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-SPAWN = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+# In a mount namespace of its own, so that each boot of each machine has its own boot id. `slave`: it follows unmounts of
+# the root namespace, else a program would keep removed network namespaces alive.
+SPAWN = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c",
+         f'mount --bind "$0" {BOOT_ID} && cgroup="$1" && shift && echo $$ > "$cgroup/cgroup.procs" && exec "$@"']
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Program:
         self.exits: list[dict[str, Any]] = []
         self._process: subprocess.Popen | None = None
         self._stopping = threading.Event()
+        self._spawning = threading.Lock()  # no restart slips in between "no more restarts" and the kill
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -86,7 +92,7 @@ class Program:
 
     def stop(self, hurry: threading.Event) -> None:
         """As `systemctl stop`: SIGTERM, grace, SIGKILL to what is left. `hurry` ends the grace at once."""
-        self._stopping.set()
+        self.forget()
         if self._process and self._process.poll() is None:
             if self.spec.kill_mode == "control-group":
                 self._signal_all(signal.SIGTERM)
@@ -100,7 +106,13 @@ class Program:
 
     def forget(self) -> None:
         """The power is gone: no restart, no signal (the machine's cgroup is killed as a whole)."""
-        self._stopping.set()
+        with self._spawning:
+            self._stopping.set()
+
+    def bury(self) -> None:
+        """A process that was started in the last instant and had not entered its cgroup when that was killed."""
+        if self.running():
+            self._process.kill()
 
     def kill(self, signal_number: int, everything: bool) -> list[int]:
         """A signal from outside, as an operator or the OOM killer would send: the supervisor then does what it does."""
@@ -127,7 +139,7 @@ class Program:
         self.starts += 1
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                ["sh", "-c", SPAWN, str(self.cgroup.path), *netns.enter(self.machine.namespace, list(self.spec.command))],
+                self.machine.spawn_command(self.cgroup, list(self.spec.command)),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.spec.directory, env=self.machine.env | self.spec.env,
                 start_new_session=True,
             )
@@ -146,7 +158,10 @@ class Program:
             if self._stopping.wait(self.spec.restart_delay_ms / 1000):
                 return
             try:
-                self._spawn()
+                with self._spawning:
+                    if self._stopping.is_set():
+                        return
+                    self._spawn()
             except OSError as error:
                 self.machine.log(f"program {self.spec.name} cannot be restarted", error=str(error))
                 return
@@ -174,6 +189,7 @@ class Machine:
         self.programs: dict[str, Program] = {}
         self.on = False
         self.boots = 0
+        self._boot_id_path = log_dir.parent / "boot" / name
         self.frozen = False
         self.transition = threading.RLock()  # one power change at a time
         self.hurry = threading.Event()  # set by a power cut: ends the grace of a shutdown under way
@@ -196,6 +212,8 @@ class Machine:
         self.cgroup.create()
         self.on = True
         self.boots += 1
+        self._boot_id_path.parent.mkdir(parents=True, exist_ok=True)
+        self._boot_id_path.write_text(f"{uuid.uuid4()}\n")
         self.frozen = False
         self.hurry.clear()
         for program in self.programs.values():
@@ -215,6 +233,8 @@ class Machine:
             program.forget()
         self.on = False
         self.cgroup.kill()
+        for program in self.programs.values():
+            program.bury()
         self.frozen = False
         if self.cgroup.path.exists():
             self.cgroup.thaw()
@@ -227,13 +247,17 @@ class Machine:
         self.cgroup.thaw()
         self.frozen = False
 
+    def spawn_command(self, cgroup: Cgroup, command: list[str]) -> list[str]:
+        """`command` inside: this boot's id, the cgroup, the network. The process id stays the same throughout."""
+        return [*SPAWN, str(self._boot_id_path), str(cgroup.path), *netns.enter(self.namespace, command)]
+
     def execute(self, command: list[str], timeout_ms: int, env: dict[str, str]) -> dict[str, Any]:
         """Run a command to its end inside; it is part of the machine (a power cut kills it)."""
         group = self.cgroup.child("exec")
         group.create()
         try:
-            done = subprocess.run(["sh", "-c", SPAWN, str(group.path), *netns.enter(self.namespace, command)], stdin=subprocess.DEVNULL,
-                                  capture_output=True, text=True, timeout=timeout_ms / 1000, env=self.env | env, start_new_session=True)
+            done = subprocess.run(self.spawn_command(group, command), stdin=subprocess.DEVNULL, capture_output=True,
+                                  text=True, timeout=timeout_ms / 1000, env=self.env | env, start_new_session=True)
         except subprocess.TimeoutExpired as error:
             raise PlaneError(f"{self.name}: {command} did not end within {timeout_ms} ms") from error
         return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}

@@ -83,3 +83,13 @@ def test_the_guest_presses_its_own_power_button(world):
 def test_a_bad_boot_command_names_all_problems(world):
     with pytest.raises(ControlError, match="unknown key 'comand'.*command: a list.*restart: 'maybe'"):
         world.call("PUT", "machines/a/boot", {"programs": [{"name": "x", "comand": [], "restart": "maybe"}]})
+
+
+def test_each_boot_of_each_machine_has_its_own_boot_id(world):
+    def boot_id(who):
+        return world.run(who, "cat", "/proc/sys/kernel/random/boot_id")["stdout"]
+
+    first = boot_id("a")
+    assert first == boot_id("a") != boot_id("b")
+    world.plane.on_reboot(world.cloud.instance("i-a"))
+    assert boot_id("a") != first
