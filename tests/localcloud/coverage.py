@@ -1,0 +1,60 @@
+"""What this cloud honours of the calls that the product makes. A parameter that moto would silently skip is refused instead.
+
+Only the actions that matter to leasehold are listed; on others moto's own NotImplementedError is the guard, and a parameter
+of theirs may be ignored (README: gaps). To use one more parameter, make sure it works, test it, and add it here.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .api_call import Call
+
+# Parameter names as sent: JSON members, or query names up to the first dot.
+HONOURED: dict[str, set[str]] = {
+    "dynamodb:GetItem": {"TableName", "Key", "ConsistentRead", "ProjectionExpression", "ExpressionAttributeNames", "ReturnConsumedCapacity"},
+    "dynamodb:UpdateItem": {"TableName", "Key", "UpdateExpression", "ConditionExpression", "ExpressionAttributeNames", "ExpressionAttributeValues",
+                            "ReturnValues", "ReturnValuesOnConditionCheckFailure", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"},
+    "dynamodb:PutItem": {"TableName", "Item", "ConditionExpression", "ExpressionAttributeNames", "ExpressionAttributeValues", "ReturnValues",
+                         "ReturnValuesOnConditionCheckFailure", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"},
+    "dynamodb:DeleteItem": {"TableName", "Key", "ConditionExpression", "ExpressionAttributeNames", "ExpressionAttributeValues", "ReturnValues",
+                            "ReturnValuesOnConditionCheckFailure", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"},
+    "dynamodb:Query": {"TableName", "KeyConditionExpression", "FilterExpression", "ProjectionExpression", "ExpressionAttributeNames",
+                       "ExpressionAttributeValues", "ConsistentRead", "Limit", "ScanIndexForward", "ExclusiveStartKey", "Select", "IndexName",
+                       "ReturnConsumedCapacity"},
+    "events:PutEvents": {"Entries"},
+    "ec2:ReplaceRoute": {"RouteTableId", "DestinationCidrBlock", "DestinationIpv6CidrBlock", "NetworkInterfaceId", "GatewayId", "InstanceId",
+                         "TransitGatewayId", "NatGatewayId", "VpcPeeringConnectionId", "EgressOnlyInternetGatewayId", "DryRun"},
+    "ec2:CreateRoute": {"RouteTableId", "DestinationCidrBlock", "DestinationIpv6CidrBlock", "NetworkInterfaceId", "GatewayId", "InstanceId",
+                        "TransitGatewayId", "NatGatewayId", "VpcPeeringConnectionId", "EgressOnlyInternetGatewayId", "DryRun"},
+    "ec2:DeleteRoute": {"RouteTableId", "DestinationCidrBlock", "DestinationIpv6CidrBlock", "DryRun"},
+    "ec2:DescribeRouteTables": {"RouteTableId", "Filter", "DryRun"},
+    "ec2:DescribeInstances": {"InstanceId", "Filter", "MaxResults", "NextToken", "DryRun"},
+    "ec2:DescribeNetworkInterfaces": {"NetworkInterfaceId", "Filter", "DryRun"},
+    "ec2:DescribeVpcs": {"VpcId", "Filter", "DryRun"},
+    "ec2:DescribeSubnets": {"SubnetId", "Filter", "DryRun"},
+    "ec2:ModifyNetworkInterfaceAttribute": {"NetworkInterfaceId", "SourceDestCheck", "SecurityGroupId", "Description", "DryRun"},
+    "ec2:StopInstances": {"InstanceId", "Force", "SkipOsShutdown", "DryRun"},
+    "ec2:StartInstances": {"InstanceId", "DryRun"},
+    "ec2:TerminateInstances": {"InstanceId", "SkipOsShutdown", "Force", "DryRun"},
+    "ec2:RebootInstances": {"InstanceId", "DryRun"},
+}  # fmt: skip
+ENTRY_HONOURED = {"Source", "DetailType", "Detail", "EventBusName", "Resources", "Time"}
+# Paginated describes that moto does not page: asking for pages is harmless, one page holds everything.
+PAGING = {"MaxResults", "NextToken"}
+
+
+def gap(call: Call) -> str | None:
+    """None, or what this request asks for and would not get."""
+    if not call.action:
+        return f"this request to {call.service} ({call.request.method} {call.request.raw_path[:80]})"
+    name = f"{call.service}:{call.action}"
+    honoured = HONOURED.get(name)
+    if honoured is None:
+        return None
+    asked = {re.split(r"\.", key)[0] for key in call.params}
+    unknown = asked - honoured - (PAGING if ":Describe" in name else set())
+    if name == "events:PutEvents":
+        for entry in call.params.get("Entries") or []:
+            unknown |= set(entry) - ENTRY_HONOURED - {"TraceHeader"}
+    return f"parameter {', '.join(sorted(unknown))} of {name}" if unknown else None
