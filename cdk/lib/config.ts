@@ -103,6 +103,9 @@ export function parseConfig(text: string, file: string): DeploymentSettings {
   fields.finish();
 
   checkAcrossClusters(deployment, clusters, clusterFields);
+  if (clusters.map((c) => c.name).join(',').length > MAX_CLUSTER_NAMES) {
+    fields.complain('cluster', `is there ${clusters.length} times: all names together may have ${MAX_CLUSTER_NAMES} characters; make a second deployment`);
+  }
   if (problems.length > 0) throw new ConfigError(file, problems);
   return { deployment, account, region, table: { deletionProtection }, functions: { architecture, logRetentionDays }, clusters };
 }
@@ -200,6 +203,8 @@ function checkAcrossClusters(deployment: string, clusters: readonly ClusterSetti
 
 /** A day: longer than any timer of the protocol, short enough to catch a value in microseconds. */
 const MAX_MS = 86_400_000;
+/** The functions are told the clusters' names in a variable; Lambda allows 4 KB for all variables of a function. */
+const MAX_CLUSTER_NAMES = 3000;
 /** IAM's limit for the name of a role. */
 const MAX_NAME = 64;
 

@@ -32,6 +32,8 @@ export interface ControlPlaneFunctionProps {
   readonly logRetention: logs.RetentionDays;
   readonly table: dynamodb.ITable;
   readonly bus: events.IEventBus;
+  /** Names of the deployment's clusters. */
+  readonly clusters: readonly string[];
   /** Where an asynchronous invocation goes that failed or grew too old. */
   readonly failures?: sqs.IQueue;
 }
@@ -74,6 +76,9 @@ export class ControlPlaneFunction extends Construct {
       environment: {
         [contract.environment.table]: props.table.tableName,
         [contract.environment.bus]: props.bus.eventBusName,
+        // The functions have no right to scan the table, so they are told whom to look after; an event of EC2 names an
+        // instance, not a cluster.
+        [contract.environment.clusters]: props.clusters.join(','),
       },
       maxEventAge: MAX_EVENT_AGE,
       retryAttempts: RETRIES_OF_A_FAILED_RUN,

@@ -22,6 +22,8 @@ export interface Reach {
 export interface ControlPlaneProps {
   readonly deployment: string;
   readonly table: dynamodb.ITable;
+  /** Names of the deployment's clusters. */
+  readonly clusters: readonly string[];
   readonly reach: Reach;
   readonly assets: string;
   readonly architecture: Architecture;
@@ -68,6 +70,7 @@ export class ControlPlane extends Construct {
       logRetention: props.logRetention,
       table: props.table,
       bus: this.bus,
+      clusters: props.clusters,
     };
     this.failover = new ControlPlaneFunction(this, 'Failover', {
       ...shared,

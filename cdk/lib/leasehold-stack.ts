@@ -27,6 +27,7 @@ export class LeaseholdStack extends Stack {
     const control = new ControlPlane(this, 'ControlPlane', {
       deployment,
       table,
+      clusters: settings.clusters.map((c) => c.name),
       reach: {
         instances: distinct(settings.clusters.flatMap((c) => c.nodes.map((n) => n.instance))),
         routeTables: distinct(settings.clusters.flatMap((c) => c.virtualIps.flatMap((ip) => ip.routeTables))),

@@ -133,6 +133,10 @@ describe('refused', () => {
   ] as const) {
     test(`an address that no route can lead to: ${address}`, () => refused('10.99.0.10"\nvpc', `${address}"\nvpc`, new RegExp(why)));
   }
+  test('more clusters than the functions can be told of', () => {
+    const clusters = Array.from({ length: 100 }, (_, n) => `[[cluster]]\nname = "${'c'.repeat(36)}-${n}"\n`).join('');
+    assert.match(problems(`deployment = "leasehold"\n${clusters}`).at(-1)!, /^cluster is there 100 times: all names together may have 3000 characters/);
+  });
   test('creating a route in a table that may not be changed', () =>
     refused('create_in = ["rtb-0123456789abcdef0"]', 'create_in = ["rtb-00000000"]', 'cluster[web].virtual_ip[0].create_in = "rtb-00000000": only route tables that route_tables lists too'));
   test('an id that names something else', () => refused('vpc = "vpc-', 'vpc = "subnet-', /vpc = "subnet-0123456789abcdef0": the id of a VPC/));

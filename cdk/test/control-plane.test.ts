@@ -23,7 +23,7 @@ describe('functions', () => {
         Handler: 'bootstrap',
         MemorySize: 128,
         Architectures: ['x86_64'],
-        Environment: { Variables: { LEASEHOLD_TABLE: Match.anyValue(), LEASEHOLD_BUS: Match.anyValue() } },
+        Environment: { Variables: { LEASEHOLD_TABLE: Match.anyValue(), LEASEHOLD_BUS: Match.anyValue(), LEASEHOLD_CLUSTERS: 'web' } },
         LoggingConfig: {
           LogGroup: { Ref: logicalId(template, 'AWS::Logs::LogGroup', { LogGroupName: `/aws/lambda/leasehold-${name}` }) },
         },
