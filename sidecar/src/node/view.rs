@@ -1,0 +1,114 @@
+//! What the machine believes, for status, heartbeat and metrics. Reading it changes nothing.
+
+use super::tenure::{Phase, Workload};
+use super::{Node, Role};
+use lease::authority::Standing;
+use lease::heartbeat::Hearing;
+use lease::ids::{Beat, Epoch, NodeId};
+use lease::record::Row;
+use lease::time::{Millis, Moment};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A snapshot of one node's beliefs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct View {
+    /// `starting`, `standby`, `nominated`, `accepting`, `activating`, `active`, `freezing`, `handing-over`, `releasing`,
+    /// `demoting`, `fenced` or `gone`.
+    pub role: &'static str,
+    /// The epoch that this node holds, or the row's.
+    pub epoch: Epoch,
+    /// The latest (epoch, beat) seen, on the row or in a ping, and for how long it has stood.
+    pub seen: Option<(Epoch, Beat)>,
+    pub silence_ms: Millis,
+    /// The row as last seen.
+    pub row: Option<Row>,
+    /// As holder: until when it may serve. `None`: it may not.
+    pub authority: Option<Right>,
+    /// As holder: what is left of the lease and of each needed member's promise.
+    pub lease_left_ms: Millis,
+    pub promises_left_ms: BTreeMap<String, Millis>,
+    /// As standby: what is left of its own promise not to accept.
+    pub promise_left_ms: Millis,
+    /// What it hears of its peers.
+    pub hears: BTreeMap<NodeId, Hearing>,
+    /// The workload as the machine knows it, when it holds the lease.
+    pub workload: Option<&'static str>,
+    /// A write of the row whose outcome is unknown.
+    pub unanswered_write: bool,
+    /// Why a node is demoting or fenced.
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "left_ms")]
+pub enum Right {
+    /// For this much longer, unless extended.
+    For(Millis),
+    /// Nobody can legally accept.
+    Alone,
+}
+
+impl Node {
+    #[must_use]
+    pub fn view(&self, now: Moment) -> View {
+        let tenure = match &self.role {
+            Role::Holding(tenure) => Some(tenure),
+            _ => None,
+        };
+        let within = Millis(self.setup.policy.ping_ms.0 * 4);
+        let hears = self.links.names().into_iter().filter_map(|peer| {
+            let silent_ms = self.links.silence(&peer, now)?;
+            let promise_left_ms =
+                if self.holder() == Some(&peer) { self.vigil.promise_left(now) } else { Millis::ZERO };
+            let linked = self.links.hears(&peer, within, now) || (tenure.is_some() && silent_ms < within);
+            Some((peer, Hearing { linked, silent_ms, promise_left_ms }))
+        });
+        View {
+            role: self.role_name(),
+            epoch: self.epoch(),
+            seen: self.vigil.latest(),
+            silence_ms: self.vigil.silence(now),
+            row: self.row.clone(),
+            authority: tenure.and_then(|tenure| match tenure.authority.standing(now) {
+                Standing::None => None,
+                Standing::For(left) => Some(Right::For(left)),
+                Standing::Alone => Some(Right::Alone),
+            }),
+            lease_left_ms: tenure.map_or(Millis::ZERO, |tenure| tenure.authority.lease_left(now)),
+            promises_left_ms: tenure.map_or_else(BTreeMap::new, |tenure| {
+                let left = |member: &lease::ids::Incarnation| tenure.authority.promise_left(member, now);
+                tenure.authority.need().map(|member| (member.to_string(), left(member))).collect()
+            }),
+            promise_left_ms: self.vigil.promise_left(now),
+            hears: hears.collect(),
+            workload: tenure.map(|tenure| match &tenure.workload {
+                Workload::Down => "down",
+                Workload::Starting => "starting",
+                Workload::Up => "up",
+                Workload::Failed { .. } => "failed",
+                Workload::Stopping => "stopping",
+            }),
+            unanswered_write: self.desk.pending.as_ref().is_some_and(|pending| pending.unanswered),
+            why: match &self.role {
+                Role::Demoting { why, .. } | Role::Halted { why } => Some(why.clone()),
+                Role::Holding(tenure) => match &tenure.phase {
+                    Phase::HandingOver { to, .. } => Some(format!("handing over to {}", to.node)),
+                    _ => None,
+                },
+                _ => None,
+            },
+        }
+    }
+
+    /// Whether this node serves at `now`: the gate's answer, for health checks.
+    #[must_use]
+    pub fn serves(&self, now: Moment) -> bool {
+        match &self.role {
+            Role::Holding(tenure) => {
+                tenure.phase == Phase::Active && !tenure.frozen && tenure.authority.standing(now) != Standing::None
+            }
+            _ => false,
+        }
+    }
+}
