@@ -1,0 +1,78 @@
+"""What must hold after every scenario. Each judge says in its error who did what when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterable
+
+from .answers import Answer, Interval, serving
+
+# Every API call by which an instance's traffic could be moved.
+NETWORK_ACTIONS = {
+    "ReplaceRoute", "CreateRoute", "DeleteRoute", "ReplaceRouteTableAssociation", "AssociateRouteTable", "DisassociateRouteTable",
+    "ModifyNetworkInterfaceAttribute", "ModifyInstanceAttribute", "AttachNetworkInterface", "DetachNetworkInterface",
+    "AssignPrivateIpAddresses", "UnassignPrivateIpAddresses", "AssociateAddress", "DisassociateAddress",
+    "ChangeResourceRecordSets", "CreateTransitGatewayRoute", "ReplaceTransitGatewayRoute", "DeleteTransitGatewayRoute",
+    "RegisterTargets", "DeregisterTargets",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A node was paused and woke up: what it still answers until its gate runs again may leak reads (S1-serve). Only
+    what was asked within start..end is forgiven."""
+
+    node: str
+    start: float
+    end: float
+
+
+def assert_single_service(pinned: dict[str, list[Answer]], leaks: Iterable[Leak] = ()) -> dict[str, list[Interval]]:
+    """The times in which node a certainly answered and those in which node b did never overlap. `pinned`: per node, the
+    answers of the prober that reaches this node's address whatever the route tables say."""
+    leaks = list(leaks)
+    times: dict[str, list[Interval]] = {}
+    for node, answers in pinned.items():
+        strangers = sorted({answer.answered_by for answer in answers if answer.ok and answer.answered_by != node}, key=str)
+        assert not strangers, f"the prober pinned to {node} was answered by {strangers}: it does not reach the node it is to judge"
+        kept = [one for one in answers if not any(leak.node == node and leak.start <= one.sent <= leak.end for leak in leaks)]
+        times[node] = serving(kept)
+    nodes = sorted(times)
+    problems = []
+    for i, first in enumerate(nodes):
+        for second in nodes[i + 1 :]:
+            for one in times[first]:
+                for other in times[second]:
+                    shared = _overlap(one, other)
+                    if shared > 0:
+                        problems.append(f"{first} ({one.answers} answers, {one.start:.3f}..{one.end:.3f}) and "
+                                        f"{second} ({other.answers}, {other.start:.3f}..{other.end:.3f}) for {shared * 1000:.0f} ms")  # fmt: skip
+    assert not problems, "two nodes served at once: " + "; ".join(problems)
+    return times
+
+
+def _overlap(one: Interval, other: Interval) -> float:
+    """Seconds for which both certainly served; a lone answer counts only where its whole span lies inside the other's."""
+    for lone, long in ((one, other), (other, one)):
+        if lone.answers == 1:
+            if long.answers == 1:
+                return 0.0
+            return max(lone.end - lone.start, 1e-6) if long.start <= lone.start and lone.end <= long.end else 0.0
+    return min(one.end, other.end) - max(one.start, other.start)
+
+
+def network_changes(audit: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in audit if entry["action"] in NETWORK_ACTIONS and entry["applied"]]
+
+
+def assert_only_functions_changed_network(audit: Iterable[dict[str, Any]], deployment: str) -> list[dict[str, Any]]:
+    """Every applied call that could move traffic was made by one of the deployment's functions (by its role's
+    session). Returns those calls."""
+    changes = network_changes(audit)
+    foreign = [f"{one['service']}:{one['action']} by {one['caller']} (seq {one['seq']})" for one in changes if not _is_function(one["caller"], deployment)]
+    assert not foreign, "the network was changed by somebody else than the functions: " + "; ".join(foreign)
+    return changes
+
+
+def _is_function(caller: dict[str, Any], deployment: str) -> bool:
+    return str(caller.get("function", "")).startswith(f"{deployment}-")
