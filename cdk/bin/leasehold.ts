@@ -6,7 +6,7 @@
 import * as path from 'node:path';
 import { App } from 'aws-cdk-lib';
 import { ConfigError, readConfig } from '../lib/config';
-import { Architecture, MissingZip } from '../lib/control-plane-function';
+import { UnfitZip } from '../lib/function-zip';
 import { LeaseholdStack } from '../lib/leasehold-stack';
 
 /** Something the person at the keyboard can put right: told without a stack trace. */
@@ -46,7 +46,7 @@ function main(): void {
   new LeaseholdStack(app, settings.deployment, {
     settings,
     assets: assets === undefined ? path.join(__dirname, '..', '..', 'dist') : fromWhereTyped(assets),
-    architecture: architecture satisfies Architecture,
+    architecture,
     env: { account: settings.account, region: settings.region },
   });
   app.synth();
@@ -55,7 +55,7 @@ function main(): void {
 try {
   main();
 } catch (error) {
-  if (!(error instanceof UsageError || error instanceof ConfigError || error instanceof MissingZip)) throw error;
+  if (!(error instanceof UsageError || error instanceof ConfigError || error instanceof UnfitZip)) throw error;
   console.error(`leasehold: ${error.message}`);
   process.exitCode = 1;
 }

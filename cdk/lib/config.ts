@@ -3,7 +3,7 @@ import { BlockList, isIP } from 'node:net';
 import { RetentionDays } from 'aws-cdk-lib/aws-logs';
 import { parse, TomlError } from 'smol-toml';
 import { contract } from './contract';
-import type { Architecture } from './control-plane-function';
+import type { Architecture } from './function-zip';
 import { nodeRoleName } from './node-access';
 import { ConfigError, Fields, TextRule } from './toml-fields';
 

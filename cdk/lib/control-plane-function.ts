@@ -1,5 +1,3 @@
-import * as fs from 'node:fs';
-import * as path from 'node:path';
 import { Duration, RemovalPolicy } from 'aws-cdk-lib';
 import * as dynamodb from 'aws-cdk-lib/aws-dynamodb';
 import * as events from 'aws-cdk-lib/aws-events';
@@ -10,8 +8,7 @@ import * as logs from 'aws-cdk-lib/aws-logs';
 import * as sqs from 'aws-cdk-lib/aws-sqs';
 import { Construct } from 'constructs';
 import { contract, FunctionName } from './contract';
-
-export type Architecture = 'x86_64' | 'arm64';
+import { Architecture, functionZip } from './function-zip';
 
 /**
  * Hints older than this are worthless: the watch function has looked at the row itself by then. Lambda's first retry of
@@ -68,7 +65,7 @@ export class ControlPlaneFunction extends Construct {
       runtime: lambda.Runtime.PROVIDED_AL2023,
       architecture: props.architecture === 'arm64' ? lambda.Architecture.ARM_64 : lambda.Architecture.X86_64,
       handler: 'bootstrap',
-      code: lambda.Code.fromAsset(requireZip(props.assets, props.function)),
+      code: lambda.Code.fromAsset(functionZip(props.assets, props.function, props.architecture)),
       memorySize: 128,
       timeout: props.timeout,
       role: this.role,
@@ -89,18 +86,4 @@ export class ControlPlaneFunction extends Construct {
 
 export function functionName(deployment: string, name: FunctionName): string {
   return `${deployment}-${name}`;
-}
-
-/** A function's zip is missing: said with the file's name, because CDK's own message names neither function nor remedy. */
-export class MissingZip extends Error {}
-
-function requireZip(assets: string, name: FunctionName): string {
-  const zip = path.resolve(assets, `${name}.zip`);
-  if (!fs.existsSync(zip)) {
-    throw new MissingZip(
-      `${zip} is missing: build the functions into that folder first (make functions), ` +
-        'or name another folder with -c assets=DIR or LEASEHOLD_ASSETS=DIR',
-    );
-  }
-  return zip;
 }

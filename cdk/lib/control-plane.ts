@@ -7,7 +7,8 @@ import * as logs from 'aws-cdk-lib/aws-logs';
 import * as sqs from 'aws-cdk-lib/aws-sqs';
 import { Construct } from 'constructs';
 import { contract } from './contract';
-import { Architecture, ControlPlaneFunction, MAX_EVENT_AGE } from './control-plane-function';
+import { ControlPlaneFunction, MAX_EVENT_AGE } from './control-plane-function';
+import type { Architecture } from './function-zip';
 
 /** What the functions may act on, summed over all clusters of the deployment. */
 export interface Reach {

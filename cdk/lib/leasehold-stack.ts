@@ -3,7 +3,7 @@ import { Construct } from 'constructs';
 import { Cluster } from './cluster';
 import { DeploymentSettings } from './config';
 import { ControlPlane } from './control-plane';
-import { Architecture } from './control-plane-function';
+import type { Architecture } from './function-zip';
 import { LeaseTable } from './lease-table';
 
 export interface LeaseholdStackProps extends StackProps {

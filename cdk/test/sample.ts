@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
+import { deflateRawSync } from 'node:zlib';
 import { App, Stack } from 'aws-cdk-lib';
 import { Template } from 'aws-cdk-lib/assertions';
 import { parseConfig } from '../lib/config';
@@ -12,17 +13,45 @@ export const packageFolder = path.join(__dirname, '..');
 /** The file that users start from is the sample of the tests: it cannot rot. */
 export const exampleToml = fs.readFileSync(path.join(packageFolder, 'cluster.example.toml'), 'utf8');
 
-/** A folder with a tiny zip for each function: empty archives that differ by their comment, the same bytes each time. */
-export function tinyZips(): string {
+/** A folder with a tiny zip for each function, the same bytes each time. */
+export function tinyZips(bootstrap = (name: string): Buffer => Buffer.from(`#!/bin/sh\n# ${name}\n`)): string {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'leasehold-zips-'));
   process.once('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
   for (const name of contract.functions) {
-    const end = Buffer.alloc(22);
-    end.writeUInt32LE(0x06054b50, 0);
-    end.writeUInt16LE(name.length, 20);
-    fs.writeFileSync(path.join(folder, `${name}.zip`), Buffer.concat([end, Buffer.from(name)]));
+    fs.writeFileSync(path.join(folder, `${name}.zip`), zipOf('bootstrap', bootstrap(name)));
   }
   return folder;
+}
+
+/** A zip with one compressed file, dated nowhen. */
+export function zipOf(name: string, content: Buffer): Buffer {
+  const packed = deflateRawSync(content);
+  const common = Buffer.alloc(26);
+  common.writeUInt16LE(20, 0);
+  common.writeUInt16LE(8, 4);
+  common.writeUInt32LE(crc32(content), 10);
+  common.writeUInt32LE(packed.length, 14);
+  common.writeUInt32LE(content.length, 18);
+  common.writeUInt16LE(name.length, 22);
+  const local = Buffer.concat([Buffer.from('PK\x03\x04'), common, Buffer.from(name), packed]);
+  const central = Buffer.concat([Buffer.from('PK\x01\x02\x14\x03'), common, Buffer.alloc(14), Buffer.from(name)]);
+  central.writeUInt32LE((0o100755 << 16) >>> 0, 38);
+  const end = Buffer.alloc(22);
+  end.write('PK\x05\x06', 'latin1');
+  end.writeUInt16LE(1, 8);
+  end.writeUInt16LE(1, 10);
+  end.writeUInt32LE(central.length, 12);
+  end.writeUInt32LE(local.length, 16);
+  return Buffer.concat([local, central, end]);
+}
+
+function crc32(bytes: Buffer): number {
+  let crc = 0xffffffff;
+  for (const byte of bytes) {
+    crc ^= byte;
+    for (let bit = 0; bit < 8; bit += 1) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  }
+  return ~crc >>> 0;
 }
 
 /** The context that the CLI would read from cdk.json. */

@@ -6,7 +6,8 @@ import { app, exampleToml, stackOf, templateOf } from './sample';
 
 test('the whole template of the example is the one that was reviewed', () => {
   const file = path.join(__dirname, 'snapshots', 'example.template.json');
-  const now = `${JSON.stringify(templateOf(exampleToml).toJSON(), undefined, 2)}\n`;
+  // The zips' hashes are left out: how small a file is packed is a matter of the Node version.
+  const now = `${JSON.stringify(templateOf(exampleToml).toJSON(), undefined, 2)}\n`.replace(/[0-9a-f]{64}\.zip/g, '<hash>.zip');
   if (process.env['UPDATE_SNAPSHOTS']) fs.writeFileSync(file, now);
   assert.equal(now, fs.readFileSync(file, 'utf8'), 'the template has changed: read the difference, then `npm run snapshots`');
 });
