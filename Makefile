@@ -1,0 +1,81 @@
+# One command a task. Each installs what it needs: Debian packages by apt, Python packages in .venv, Node packages by npm ci.
+# Needs beforehand: a Rust toolchain by rustup (rust-toolchain.toml names it), Python 3.11 or newer, Node 20 or newer, root for
+# everything that makes network namespaces (test, scenarios, demo, bench-*).
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON := $(CURDIR)/.venv/bin/python
+FUNCTIONS := failover watch configure
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export CDK_DISABLE_CLI_TELEMETRY := true
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# --- what the others need ----------------------------------------------------------------------------------------
+
+setup: .venv/.done cdk/node_modules/.done .apt-done ## Install what is missing (apt, venv, npm ci)
+
+.apt-done: tests/apt-packages.txt
+	@missing=$$(for package in $$(grep -vE '^(#|$$)' $<); do dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'install ok installed' || echo "$$package"; done); \
+	if [ -n "$$missing" ]; then \
+		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	@touch $@
+
+.venv/.done: tests/requirements.txt
+	@python3 -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+cdk/node_modules/.done: cdk/package-lock.json
+	@cd cdk && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+build: .apt-done ## Build the daemon and the functions, and pack the functions into dist/*.zip
+	@cargo build --release --workspace --bins
+	@for function in $(FUNCTIONS); do \
+		mkdir -p dist/$$function && cmp -s target/release/$$function dist/$$function/bootstrap && [ -f dist/$$function.zip ] && continue; \
+		cp target/release/$$function dist/$$function/bootstrap && rm -f dist/$$function.zip && \
+		(cd dist/$$function && zip -q -9 -X ../$$function.zip bootstrap); \
+	done
+
+# --- what people run ---------------------------------------------------------------------------------------------
+
+demo: setup build ## A cluster that fails over on this machine, with a client watching (KEEP=1 leaves it up)
+	@cd tests && $(PYTHON) -m demo
+
+test: setup build test-rust test-cdk test-localcloud scenarios ## Everything that must hold
+
+test-rust: setup build ## Unit, property and contract tests
+	@cargo test --release --workspace --quiet
+
+test-cdk: cdk/node_modules/.done ## The deployment's assertions and snapshot
+	@cd cdk && npm run --silent check
+
+test-localcloud: setup ## The local cloud against what AWS documents
+	@cd tests && $(PYTHON) -m pytest -q localcloud harness
+
+scenarios: setup build ## Stories end to end: real stack, real processes, real packets
+	@cd tests && $(PYTHON) -m pytest -q scenarios
+
+bench-failover: setup build ## Kill the active RUNS times (default 30) and show the distribution
+	@cd tests && $(PYTHON) -m bench.failover
+
+lint: setup ## Formatting, lints, licences; changes nothing
+	@cargo fmt --all --check
+	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --quiet
+	@cargo deny --log-level error check licenses bans sources
+
+fix: ## Let the formatter and the lints change what they can
+	@cargo fmt --all
+	@cargo clippy --release --workspace --all-targets --fix --allow-dirty
+
+clean: ## Remove what was built; namespaces and processes of dead runs too
+	@[ ! -x $(PYTHON) ] || (cd tests && $(PYTHON) -m localcloud.plane.sweep)
+	@cargo clean
+	@rm -rf dist .venv .apt-done cdk/node_modules cdk/cdk.out
+
+.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios bench-failover lint fix clean
