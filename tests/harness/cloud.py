@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,13 +34,15 @@ class CloudError(Exception):
 class Cloud:
     """`with Cloud() as cloud:`. Credentials here are an operator's: allowed everything, named "operator" in the audit log."""
 
-    def __init__(self, plane: bool = True, time_scale: float = 1.0, log: Path | None = None, keep_state: Path | None = None):
-        # What runs inside writes here: logs, nodes' files. Ours, so that it outlives the cloud's own directory.
-        self.work = Path(tempfile.mkdtemp(prefix="leasehold-"))
-        self.log_path = log or self.work / "cloud.log"
+    def __init__(self, plane: bool = True, time_scale: float = 1.0, work: Path | None = None):
+        """`work`: where everything of this run is written (logs, nodes' files, answers); kept. Without it a directory of
+        its own, removed when the cloud is stopped without an error."""
+        self.work = work or Path(tempfile.mkdtemp(prefix="leasehold-"))
+        self._own_work = work is None
+        self.log_path = self.work / "cloud.log"
         command = [sys.executable, "-m", "localcloud", "--die-with-parent", "--region", REGION, "--time-scale", str(time_scale)]
         command += ["--plane"] if plane else []
-        command += ["--state-dir", str(keep_state or self.work / "cloud")]
+        command += ["--state-dir", str(self.work / "cloud")]
         with self.log_path.open("ab") as log_file:
             self.process = subprocess.Popen(command, cwd=TESTS, stdout=subprocess.PIPE, stderr=log_file, start_new_session=True)
         ready = self._ready()
@@ -52,8 +55,10 @@ class Cloud:
     def __enter__(self) -> "Cloud":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
         self.stop()
+        if self._own_work and kind is None:
+            shutil.rmtree(self.work, ignore_errors=True)
 
     def stop(self) -> None:
         if self.process.poll() is None:

@@ -53,12 +53,11 @@ class Status:
 
 
 class Cluster:
-    def __init__(self, cloud: Cloud, network: Network, deployment: str, name: str = "web", stand_in: bool = False, kill_mode: str = "mixed",
+    def __init__(self, cloud: Cloud, network: Network, deployment: str, name: str = "web", stand_in: bool = False,
                  node_toml: str = "", log: str = "info"):  # fmt: skip
         """`stand_in`: a shell script that is always active in the daemon's place. `node_toml`: more tables for every node.toml."""
         self.cloud, self.network, self.deployment, self.name = cloud, network, deployment, name
         self.stand_in = stand_in
-        self.kill_mode = kill_mode
         self.rust_log = log
         self.files = {
             node: node_files.write(cloud.work / name / node, name, node, deployment, network.virtual_ip, REGION, node_toml) for node in network.nodes
@@ -132,7 +131,7 @@ class Cluster:
             ExpressionAttributeNames={"#c": "cluster", "#i": "item"},
             ExpressionAttributeValues={":c": {"S": self.name}, ":e": {"S": "event#"}},
         )  # fmt: skip
-        return [{"item": item["item"]["S"], **json.loads(item["detail"]["S"])} for item in answer["Items"]]
+        return [{"item": item["item"]["S"], "detail": json.loads(item["detail"]["S"])} for item in answer["Items"]]
 
     def forget(self) -> None:
         """As if the cluster had never run: no lease row, no heartbeats, nothing in the nodes' state. Only while stopped."""
@@ -185,7 +184,8 @@ class Cluster:
         files = self.files[node]
         command = [str(files.stand_in)] if self.stand_in else [str(BINARY), "node", "--config", str(files.config)]
         return {
-            "name": PROGRAM, "command": command, "restart": "always", "kill_mode": self.kill_mode,
+            # As sidecar/dist/leasehold.service says; only the grace is shorter, because no test waits 90 s.
+            "name": PROGRAM, "command": command, "restart": "always", "restart_delay_ms": 1000, "kill_mode": "mixed", "grace_ms": 40_000,
             "env": {"AWS_ENDPOINT_URL": self.cloud.endpoint_in_plane, "AWS_REGION": REGION, "RUST_LOG": self.rust_log},
         }  # fmt: skip
 

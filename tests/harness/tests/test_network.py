@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network n
 
 
 @pytest.fixture(scope="module")
-def world():
-    with Cloud() as cloud:
+def world(tmp_path_factory):
+    with Cloud(work=tmp_path_factory.mktemp("cloud")) as cloud:
         made = network.create(cloud)
         cluster = Cluster(cloud, made, "none", stand_in=True)
         cluster.register(start=True)

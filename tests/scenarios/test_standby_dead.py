@@ -1,0 +1,33 @@
+"""The standby dies: the active serves on without a failed request, takes it out of the in-sync set and back in when it returns.
+
+And then both: the standby that is not in sync never takes over (R230); the active itself does, when it returns.
+"""
+
+import time
+
+from .conftest import TTL_S
+
+
+def test_the_active_serves_on(scene):
+    scene.cluster.power_cut(scene.standby)
+    scene.cluster.wait_until("alone in sync", lambda status: status.in_sync == 1 and status.active == scene.active)
+    scene.no_takeover(for_s=3 * TTL_S)
+    scene.cluster.power_back(scene.standby)
+    scene.cluster.wait_until("both in sync again", lambda status: status.in_sync == 2)
+    assert scene.failed_requests() == 0
+    assert scene.cluster.status().epoch == scene.epoch
+
+
+def test_a_standby_out_of_sync_does_not_take_over(scene):
+    scene.cluster.power_cut(scene.standby)
+    scene.cluster.wait_until("alone in sync", lambda status: status.in_sync == 1)
+    scene.cloud.cut(scene.active, scene.standby)  # so that it does not get in sync before the active dies
+    scene.cluster.power_back(scene.standby)
+    time.sleep(TTL_S)
+    scene.cluster.power_cut(scene.active)
+    time.sleep(4 * TTL_S)
+    assert scene.cluster.status().holder == scene.active
+    scene.cloud.heal()
+    scene.cluster.power_back(scene.active)
+    scene.cluster.wait_serving(scene.active, above_epoch=scene.epoch, limit_s=40)
+    scene.whole_again()
