@@ -16,7 +16,7 @@ export function functionZip(folder: string, name: FunctionName, architecture: Ar
   const zip = path.resolve(folder, `${name}.zip`);
   if (!fs.existsSync(zip)) {
     throw new UnfitZip(
-      `${zip} is missing: build the functions into that folder first (make functions), ` +
+      `${zip} is missing: build the functions into that folder first (make build), ` +
         'or name another folder with -c assets=DIR or LEASEHOLD_ASSETS=DIR',
     );
   }
