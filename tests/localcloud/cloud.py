@@ -10,11 +10,20 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import control, ec2_power, ec2_routes, selfcheck
+import boto3
+from botocore.config import Config
+from moto.ssm.models import ssm_backends
+
+from . import ACCOUNT, control, ec2_power, ec2_routes, selfcheck
 from .audit import AuditLog
+from .cloudformation import custom
+from .cloudformation.api import CloudFormationApi
+from .cloudformation.engine import Engine
+from .cloudformation.template import TemplateError
 from .credentials import Credentials
 from .events import Events
 from .faults import Faults
@@ -31,6 +40,13 @@ from .timeline import Timeline
 def run_id() -> str:
     """Four characters: namespaces' and interfaces' names are short."""
     return secrets.choice(string.ascii_lowercase) + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(3))
+
+
+def ssm_parameter(region: str, name: str) -> str:
+    found = ssm_backends[ACCOUNT][region].get_parameter(name)
+    if found is None:
+        raise TemplateError(f"Unable to fetch parameters [{name}] from parameter store for this account.")
+    return found.value
 
 
 class LocalCloud:
@@ -57,8 +73,13 @@ class LocalCloud:
         self.door = FrontDoor(port=lambda: self.port, credentials=self.credentials, faults=self.faults, knobs=self.knobs, audit=self.audit, host=self.host,
                               ec2_changed=self.ec2_changed, log=self.log)  # fmt: skip
         self.imds = Imds(credentials=self.credentials, knobs=self.knobs, log=self.log)
-        self.server = HttpServer(self.answer, "api")
-        self.imds_server = HttpServer(self.imds.answer, "imds")
+        self.server = HttpServer(self.answer, "api", lambda text: self.log("request broke the local cloud", trace=text))
+        self.imds_server = HttpServer(self.imds.answer, "imds", lambda text: self.log("IMDS broke", trace=text))
+        self.engine = Engine(clients=self.clients, ssm=ssm_parameter, log=self.log)
+        CloudFormationApi.engine = self.engine
+        self.custom = custom.install(host=self.host, base=lambda: f"http://localhost:{self.port}", stack_id=lambda region, name: self.engine.find(region, name).id)
+        self._clients: dict[tuple[str, str, str | None], tuple[float, Any]] = {}
+        self._clients_lock = threading.Lock()
         self._newest: dict[str, Any] | None = None
         self._wake = threading.Condition()
         self.closed = False
@@ -68,9 +89,32 @@ class LocalCloud:
         self.port = self.server.listen("127.0.0.1", port)
 
     def answer(self, request: Request) -> Response:
+        if request.raw_path.startswith(custom.PATH):
+            taken = self.custom.answered(request.raw_path.removeprefix(custom.PATH), request.body)
+            return Response(200 if taken else 403)
         if request.raw_path.startswith(control.PREFIX):
             return control.answer(self, request)
         return self.door.answer(request)
+
+    def clients(self, region: str, role_arn: str | None) -> Callable[[str], Any]:
+        """boto3 clients on this very cloud, as a stack's role (or as the operator)."""
+
+        def client(service: str) -> Any:
+            with self._clients_lock:
+                end, found = self._clients.get((region, service, role_arn), (0.0, None))
+                if time.time() < end:
+                    return found
+                keys = {"aws_access_key_id": "cloudformation", "aws_secret_access_key": "cloudformation"}
+                if role_arn is not None:
+                    issued = self.credentials.issue(role_arn, "AWSCloudFormation", 3600, {})
+                    keys = {"aws_access_key_id": issued["AccessKeyId"], "aws_secret_access_key": issued["SecretAccessKey"], "aws_session_token": issued["Token"]}
+                session = boto3.session.Session(region_name=region, **keys)
+                config = Config(retries={"max_attempts": 0}, max_pool_connections=4, s3={"addressing_style": "path"})
+                found = session.client(service, endpoint_url=f"http://localhost:{self.port}", config=config)
+                self._clients[(region, service, role_arn)] = (time.time() + 3000, found)
+                return found
+
+        return client
 
     # --- the plane ---
 

@@ -21,6 +21,7 @@ from werkzeug.exceptions import HTTPException
 from . import ACCOUNT, errors
 from .api_call import Call, DirectRequest, environ, parse
 from .audit import AuditLog, is_mutating
+from .cloudformation.api import CloudFormationApi
 from .coverage import gap
 from .credentials import Credentials, Principal, UnknownKey
 from .faults import MAX_HOLD_S, Faults, Rule
@@ -187,6 +188,8 @@ class FrontDoor:
         try:
             with lock_of(call.service), handling(call):
                 response = self._moto(call)
+        except ServiceException as error:  # raised where moto's own dispatch does not catch it
+            return errors.error(call.service, error.code or type(error).__name__, str(error.message), 400)
         except NotImplementedError as missing:
             self.log("moto does not implement it", call=f"{call.service}:{call.action}", detail=str(missing))
             return errors.not_implemented(call.service, f"{call.service}:{call.action} ({missing})")
@@ -205,7 +208,9 @@ class FrontDoor:
 
     def _dispatcher(self, service: str) -> Any:
         found = self.dispatchers.get(service)
-        if found is None:
+        if found is None and service == "cloudformation":
+            found = self.dispatchers[service] = CloudFormationApi.dispatch
+        elif found is None:
             backends: Any = get_backend(service)
             if isinstance(backends, BackendDict):
                 regions = backends[ACCOUNT]
@@ -258,8 +263,6 @@ def from_moto(dispatch: Any, env: dict[str, Any]) -> Response:
     request = DirectRequest(env)
     try:
         result = dispatch(request, request.raw_url, dict(request.headers))
-    except ServiceException as error:
-        raise NotImplementedError(f"{type(error).__name__}: {error}") from error
     except HTTPException as error:
         answer = error.get_response(env)
         return Response(answer.status_code, answer.get_data(), list(answer.headers.items()))

@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -167,8 +168,8 @@ def encode(response: Response, method: str, keep: bool) -> bytes:
 class HttpServer:
     """Any number of listening sockets in front of one handler. The handler runs in the connection's thread."""
 
-    def __init__(self, handler: Callable[[Request], Response], name: str):
-        self.handler, self.name = handler, name
+    def __init__(self, handler: Callable[[Request], Response], name: str, report: Callable[[str], None] = lambda text: None):
+        self.handler, self.name, self.report = handler, name, report
         self.listeners: list[socket.socket] = []
         self.connections: set[socket.socket] = set()
         self.lock = threading.Lock()
@@ -219,6 +220,9 @@ class HttpServer:
                     # RST instead of FIN: the client's error is "connection reset", as from a host that went away.
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return
+                except Exception as error:  # a broken handler is answered, not hung up on
+                    response = Response(500, f"{self.name}: {error!r}".encode(), [("content-type", "text/plain")])
+                    self.report(traceback.format_exc())
                 keep = request.headers.get("connection", "").lower() != "close" and not response.close
                 sock.sendall(encode(response, request.method, keep))
                 if not keep:

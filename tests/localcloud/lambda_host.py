@@ -23,6 +23,7 @@ from . import ACCOUNT
 from .credentials import Credentials
 from .iam import trust_allows
 from .knobs import KnobBoard
+from .locks import LOCKS
 from .runtime_api import INIT_LIMIT_S, Environment, Work, scratch_directory
 from .timeline import Timeline
 
@@ -31,6 +32,7 @@ MAX_RECORDED = 64 * 1024  # bytes of a request or response kept in a record
 ASYNC_RETRIES = 2  # AWS's default
 ASYNC_RETRY_WAIT_S = (60.0, 120.0)  # AWS: one minute, then two; divided by the knob time_scale
 MAX_EVENT_AGE_S = 6 * 3600.0
+FINISHING_S = 0.05  # how long an invocation waits for an environment between its answer and its next request for work
 SYNC_PAYLOAD_LIMIT = 6 * 1024 * 1024
 ASYNC_PAYLOAD_LIMIT = 1024 * 1024
 
@@ -136,6 +138,7 @@ class LambdaHost:
                 wait = ASYNC_RETRY_WAIT_S[min(attempt, len(ASYNC_RETRY_WAIT_S)) - 1] / self.knobs.time_scale
                 self.timeline.after(wait, lambda: self._attempt(region, name, payload, trigger, request_id, attempt + 1, queued))
             elif run.data["error"]:
+                send_failure(function, payload, run.data, attempt)
                 self.log("async invoke failed for good", function=name, request_id=request_id, attempts=attempt, error=run.data["error"])
 
         self.timeline.after(0, go)
@@ -175,12 +178,13 @@ class LambdaHost:
             self.pool_of[function.function_arn] = key
             doomed = self.idle.pop(stale, []) if stale is not None and stale != key else []
             pool = self.idle.setdefault(key, [])
-            while pool:
+            # One that has answered and is about to ask for more work is as good as idle.
+            self.lock.wait_for(lambda: pool or not any(k == key and e.finishing() for k, e in self.environments.values()), FINISHING_S)
+            environment = None
+            while pool and environment is None:
                 environment = pool.pop()
-                if environment.dead is None:
-                    break
-            else:
-                environment = None
+                if environment.dead is not None:
+                    environment = None
             if environment is None:
                 mine = sum(1 for k, e in self.environments.values() if k == key and e.dead is None)
                 reserved = function.reserved_concurrency
@@ -266,6 +270,7 @@ class LambdaHost:
             if environment.current is None and environment.work is None and environment.outcome is not None and environment.dead is None:
                 if self.pool_of.get(json.loads(key)[0]) == key:
                     self.idle.setdefault(key, []).append(environment)
+                    self.lock.notify_all()
                     self.timeline.after(self.knobs.lambda_idle_s + 0.1, lambda: self._age_out(key, environment))
                     return
             else:
@@ -363,3 +368,25 @@ def async_config(function: LambdaFunction) -> tuple[int, float]:
         described = config if isinstance(config, dict) else config.response()
         return int(described.get("MaximumRetryAttempts", ASYNC_RETRIES)), float(described.get("MaximumEventAgeInSeconds", MAX_EVENT_AGE_S))
     return ASYNC_RETRIES, MAX_EVENT_AGE_S
+
+
+def send_failure(function: LambdaFunction, payload: bytes, run: dict[str, Any], attempts: int) -> None:
+    """To the OnFailure destination, if it is an SQS queue (the only kind known here)."""
+    for config in function.event_invoke_config or []:
+        target = (config.config.get("DestinationConfig") or {}).get("OnFailure", {}).get("Destination", "")
+        if ":sqs:" in target:
+            from moto.sqs.models import sqs_backends
+
+            record = {"version": "1.0", "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
+                      "requestContext": {"requestId": run["request_id"], "functionArn": function.function_arn + ":$LATEST",
+                                         "condition": "RetriesExhausted", "approximateInvokeCount": attempts},
+                      "requestPayload": json.loads(payload), "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
+                      "responsePayload": run["response"]}  # fmt: skip
+            with LOCKS["sqs"]:
+                sqs_backends[ACCOUNT][function.region].send_message(target.rsplit(":", 1)[-1], json.dumps(record))
+
+
+def set_log_group(region: str, name: str, group: str | None) -> None:
+    """LoggingConfig.LogGroup of a function."""
+    function = lambda_backends[ACCOUNT][region]._lambdas.get_function_by_name_or_arn_with_qualifier(name)
+    function.logs_group_name = group or f"/aws/lambda/{name}"

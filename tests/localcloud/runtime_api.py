@@ -115,6 +115,10 @@ class Environment:
             except ProcessLookupError:
                 pass
 
+    def finishing(self) -> bool:
+        """Has answered, and has not asked for more work yet."""
+        return self.outcome is not None and self.current is None and not self.ready and self.dead is None
+
     def peak_memory_kb(self) -> int:
         try:
             with open(f"/proc/{self.process.pid}/status") as status:  # type: ignore[union-attr]
