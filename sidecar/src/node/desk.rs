@@ -58,15 +58,8 @@ impl Desk {
     pub(super) fn take(&mut self, change: Change, write: Write, now: Moment) -> Ticket {
         assert!(self.pending.is_none(), "one write at a time");
         let ticket = self.ticket();
-        self.pending = Some(Pending {
-            ticket,
-            change,
-            write,
-            sent: now,
-            unanswered: false,
-            in_flight: true,
-            idle_since: now,
-        });
+        self.pending =
+            Some(Pending { ticket, change, write, sent: now, unanswered: false, in_flight: true, idle_since: now });
         ticket
     }
 

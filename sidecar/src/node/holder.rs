@@ -93,19 +93,17 @@ impl Node {
     }
 
     fn activated(&mut self, now: Moment) {
+        let margin = self.setup.policy.freeze_margin_ms;
         let Some(tenure) = self.tenure() else { return };
-        if tenure.authority.standing(now) == Standing::None {
-            // The answer took longer than the lease: renew first, serve then.
-            tenure.beat_due = true;
-        }
         tenure.phase = Phase::Active;
-        tenure.frozen = true;
+        // An answer that took longer than the lease opens nothing; the gate demotes on its next look.
+        tenure.frozen = match tenure.authority.standing(now) {
+            Standing::Alone => false,
+            Standing::For(left) => left <= margin,
+            Standing::None => true,
+        };
         tenure.workload = Workload::Starting;
         let (epoch, rule) = (tenure.epoch, tenure.rule);
-        self.close_gate_when_due(now);
-        if !matches!(self.role, Role::Holding(_)) {
-            return;
-        }
         self.hold_address(now);
         self.out.push(Effect::StartWorkload { epoch });
         self.out.push(Effect::Heartbeat);
@@ -229,30 +227,47 @@ impl Node {
 
     // --- moving away in order ----------------------------------------------------------------------------------
 
+    /// Somebody asked for a move: this node's own end, or the row's intent. The peer is asked once more before the workload
+    /// is stopped for it, so that nothing is stopped for a peer that is gone.
     fn follow_intent(&mut self, now: Moment) {
+        let patience = Millis(self.setup.policy.ping_ms.0 * 4);
+        let intent = self.row.as_ref().and_then(|row| row.intent.clone());
+        let wanted = intent.is_some() || self.ending.is_some();
+        let Some(tenure) = self.tenure() else { return };
+        if !wanted {
+            tenure.move_seen = None;
+            return;
+        }
+        let Some(seen) = tenure.move_seen else {
+            tenure.move_seen = Some(now);
+            tenure.pinged_at = None;
+            self.ping_when_due(now);
+            return;
+        };
+        let overdue = now.longest_since(seen) >= patience;
         let Some(row) = &self.row else { return };
-        let silence = self.setup.policy.peer_silence_ms;
         let ready: Vec<Holder> = self
             .links
-            .answering(Millis::ZERO, silence, now)
+            .answered_since(seen)
             .into_iter()
             .filter(|peer| row.in_sync.contains(&peer.incarnation))
             .collect();
         if self.ending.is_some() {
             let order = |peer: &Holder| {
-                let priority = self.setup.members.iter().find(|member| member.name == peer.node);
-                (priority.map_or(u64::MAX, |member| member.priority), peer.node.clone())
+                let member = self.setup.members.iter().find(|member| member.name == peer.node);
+                (member.map_or(u64::MAX, |member| member.priority), peer.node.clone())
             };
             match ready.into_iter().min_by_key(order) {
                 Some(to) => self.hand_over(to, None, "this node was asked to end", now),
-                None => self.release(now),
+                None if overdue || row.in_sync.len() == 1 => self.release(now),
+                None => {}
             }
             return;
         }
-        let Some(intent) = row.intent.clone() else { return };
+        let Some(intent) = intent else { return };
         if let Some(to) = ready.into_iter().find(|peer| peer.node == intent.to) {
             self.hand_over(to, Some(intent.id), &intent.reason, now);
-        } else if self.desk.pending.is_none() {
+        } else if overdue && self.desk.pending.is_none() {
             self.trouble(format!("cannot hand over to {}: it is not in sync or does not answer", intent.to));
             self.propose(Change::ClearIntent { id: intent.id }, now);
         }
@@ -295,7 +310,7 @@ impl Node {
                 if self.desk.pending.is_some() {
                     return;
                 }
-                let there = self.links.answering(Millis::ZERO, policy.peer_silence_ms, now).contains(&to);
+                let there = self.links.answering(Millis::ZERO, Millis(policy.ping_ms.0 * 3), now).contains(&to);
                 let within = now.longest_since(since) < policy.handover_limit_ms;
                 let member = self.row.as_ref().is_some_and(|row| row.in_sync.contains(&to.incarnation));
                 if there && within && member {
@@ -375,14 +390,12 @@ impl Node {
     /// With a failed workload: asks to be relieved while somebody could continue, else starts it again here.
     fn tend_workload(&mut self, now: Moment) {
         let silence = self.setup.policy.peer_silence_ms;
-        let row_has = |node: &Node, peer: &Holder| {
-            node.row.as_ref().is_some_and(|row| row.in_sync.contains(&peer.incarnation))
-        };
+        let row_has =
+            |node: &Node, peer: &Holder| node.row.as_ref().is_some_and(|row| row.in_sync.contains(&peer.incarnation));
         let Role::Holding(tenure) = &self.role else { return };
         match &tenure.workload {
             Workload::Failed { reason, since } => {
-                let relief =
-                    self.links.answering(Millis::ZERO, silence, now).iter().any(|peer| row_has(self, peer));
+                let relief = self.links.answering(Millis::ZERO, silence, now).iter().any(|peer| row_has(self, peer));
                 if !relief || now.longest_since(*since) >= RELIEF_LIMIT {
                     let Some(tenure) = self.tenure() else { return };
                     tenure.workload = Workload::Stopping;

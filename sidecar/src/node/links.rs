@@ -73,12 +73,20 @@ impl Links {
     }
 
     /// An answer arrived: when its ping had been sent, unless it is none of ours or too old to know.
-    pub(super) fn ponged(&mut self, from: &Holder, number: u64, ready: bool, now: Moment, lost_after: Millis) -> Option<Moment> {
+    pub(super) fn ponged(
+        &mut self,
+        from: &Holder,
+        number: u64,
+        ready: bool,
+        now: Moment,
+        lost_after: Millis,
+    ) -> Option<Moment> {
         let link = self.0.get_mut(&from.node)?;
         let at = link.sent.iter().position(|(sent, _)| *sent == number)?;
         let (_, sent) = link.sent[at];
         link.sent.drain(..=at);
-        let known = link.peer.as_ref().is_some_and(|peer| peer.incarnation == from.incarnation && peer.boot == from.boot);
+        let known =
+            link.peer.as_ref().is_some_and(|peer| peer.incarnation == from.incarnation && peer.boot == from.boot);
         if !known || link.last_pong.is_none_or(|last| now.longest_since(last) > lost_after) {
             link.answering_since = Some(now);
         }
@@ -107,6 +115,15 @@ impl Links {
             .values()
             .filter(|link| link.ready && link.last_pong.is_some_and(|at| now.longest_since(at) < silence))
             .filter(|link| link.answering_since.is_some_and(|at| now.shortest_since(at) >= since))
+            .filter_map(|link| link.peer.clone())
+            .collect()
+    }
+
+    /// Peers fit to continue that have answered at or after `since`, as they named themselves.
+    pub(super) fn answered_since(&self, since: Moment) -> Vec<Holder> {
+        self.0
+            .values()
+            .filter(|link| link.ready && link.last_pong.is_some_and(|at| at.monotonic_raw_us > since.monotonic_raw_us))
             .filter_map(|link| link.peer.clone())
             .collect()
     }

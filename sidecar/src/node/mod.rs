@@ -61,9 +61,14 @@ enum Role {
     Standby,
     Holding(Box<Tenure>),
     /// The workload is being killed; until it is, this node takes part in nothing.
-    Demoting { epoch: Epoch, why: String },
+    Demoting {
+        epoch: Epoch,
+        why: String,
+    },
     /// A reboot was asked for.
-    Halted { why: String },
+    Halted {
+        why: String,
+    },
     Gone,
 }
 
@@ -236,7 +241,9 @@ impl Node {
         if let Some(known) = &self.row {
             if known.lineage != row.lineage {
                 let why = format!("the row's lineage changed from {} to {}", known.lineage, row.lineage);
-                self.trouble(format!("{why}: the table was restored or the cluster made anew; this node takes no part"));
+                self.trouble(format!(
+                    "{why}: the table was restored or the cluster made anew; this node takes no part"
+                ));
                 self.demote(why);
                 return;
             }
@@ -276,7 +283,9 @@ impl Node {
     }
 
     fn lost_row(&mut self, _now: Moment) {
-        self.trouble("the cluster's lease row is gone: somebody deleted it; restore it or found the cluster anew".into());
+        self.trouble(
+            "the cluster's lease row is gone: somebody deleted it; restore it or found the cluster anew".into(),
+        );
         self.demote("the lease row is gone".into());
     }
 
@@ -328,7 +337,8 @@ impl Node {
             return;
         }
         let since_read = self.desk.read_at.map(|at| now.longest_since(at));
-        let due = self.desk.read_wanted || since_read.is_none_or(|since| self.reads_every(now).is_some_and(|every| since >= every));
+        let due = self.desk.read_wanted
+            || since_read.is_none_or(|since| self.reads_every(now).is_some_and(|every| since >= every));
         if due {
             self.desk.reading = Some(now);
             self.desk.read_wanted = false;
@@ -374,7 +384,8 @@ impl Node {
         if by_me && row.is_held_by(&self.setup.me) {
             return Rule::R120;
         }
-        let nominated = before.and_then(|before| before.nominee.as_ref()).filter(|nominee| nominee.node == self.setup.me.node);
+        let nominated =
+            before.and_then(|before| before.nominee.as_ref()).filter(|nominee| nominee.node == self.setup.me.node);
         let asked = before.and_then(|before| before.intent.as_ref()).filter(|intent| intent.to == self.setup.me.node);
         nominated.map(|nominee| nominee.rule).or(asked.map(|intent| intent.rule)).unwrap_or(Rule::R300)
     }
@@ -534,6 +545,9 @@ impl Node {
         if tenure.serves() && !tenure.frozen {
             assert!(tenure.authority.standing(now) != Standing::None, "I6: serving without authority");
         }
-        assert!(row.is_held_by(&self.setup.me) && row.epoch == tenure.epoch, "I1: holding an epoch that the row does not give");
+        assert!(
+            row.is_held_by(&self.setup.me) && row.epoch == tenure.epoch,
+            "I1: holding an epoch that the row does not give"
+        );
     }
 }

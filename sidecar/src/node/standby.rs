@@ -139,6 +139,19 @@ impl Node {
         let member = self.row.as_ref().is_some_and(|row| {
             row.in_sync.contains(&self.setup.me.incarnation) && row.in_sync.len() > 1 && row.holder.is_some()
         });
+        // Only a fresh row says whether this node is a member.
+        let fresh =
+            self.ending.zip(self.desk.read_at).is_some_and(|(end, read)| read.monotonic_raw_us >= end.monotonic_raw_us);
+        if !fresh && since < self.setup.policy.ttl_ms {
+            self.desk.read_wanted = true;
+            return;
+        }
+        // The holder must have heard that this node is not ready any more, or it would take it in again at once.
+        let told =
+            self.holder().and_then(|holder| self.links.ping_silence(holder, now)).is_none_or(|silence| silence < since);
+        if member && !told && since < Millis(self.setup.policy.ping_ms.0 * 3) {
+            return;
+        }
         if member && since < self.setup.policy.ttl_ms {
             let me = self.setup.me.incarnation.clone();
             if self.row.as_ref().is_some_and(|row| !row.is_held_by(&self.setup.me)) {

@@ -31,6 +31,8 @@ pub struct Tenure {
     pub held_at: Option<Moment>,
     /// When the last round of pings went out.
     pub pinged_at: Option<Moment>,
+    /// When a request to move was first seen: only a peer that has answered since may be handed over to.
+    pub move_seen: Option<Moment>,
     /// When this node last asked to be relieved.
     pub relief_asked: Option<Moment>,
     pub began: Moment,
@@ -51,7 +53,10 @@ pub enum Workload {
     Starting,
     Up,
     /// A resource failed; this node would rather be relieved.
-    Failed { reason: String, since: Moment },
+    Failed {
+        reason: String,
+        since: Moment,
+    },
     Stopping,
 }
 
@@ -68,6 +73,7 @@ impl Tenure {
             frozen: false,
             held_at: None,
             pinged_at: None,
+            move_seen: None,
             relief_asked: None,
             began: now,
         }

@@ -1,0 +1,329 @@
+//! The node machine's stories, each with whole machines on a simulated row and network (see `world`). Proves: at no
+//! moment do two nodes serve; service resumes within the stated time; what must not interrupt does not.
+
+mod world;
+
+use lease::change::Change;
+use lease::events::Event as Told;
+use lease::record::Pause;
+use lease::rules::Rule;
+use world::World;
+
+#[test]
+fn a_new_cluster_founds_serves_and_takes_the_standby_in() {
+    let world = World::serving(&["a", "b"]);
+    assert_eq!(world.epoch(), 1);
+    assert_eq!(world.view("b").role, "standby");
+    assert_eq!(world.view("a").role, "active");
+}
+
+#[test]
+fn a_steady_pair_costs_what_the_readme_says() {
+    let mut world = World::serving(&["a", "b"]);
+    let (writes, reads) = (world.writes, world.reads);
+    world.run(60_000);
+    // Heartbeat items, one every two seconds from each node, come on top: 1 write a second.
+    assert!((world.writes - writes) <= 81, "{} row writes a minute", world.writes - writes);
+    assert!((world.reads - reads) <= 31, "{} row reads a minute", world.reads - reads);
+    assert_eq!(world.count_told(|told| matches!(told, Told::HolderSuspected(_))), 0);
+}
+
+#[test]
+fn a_dead_machine_is_replaced_after_the_wait() {
+    let mut world = World::serving(&["a", "b"]);
+    world.power_off("a");
+    let took = world.run_until(6_000, |world| world.serving_now() == Some("b"));
+    assert!((3_000..4_200).contains(&took), "{took} ms");
+    assert_eq!(world.in_sync(), 1, "the dead one is no member of the new epoch");
+}
+
+#[test]
+fn proof_of_death_spares_the_wait() {
+    let mut world = World::serving(&["a", "b"]);
+    world.power_off("a");
+    world.run(300);
+    world.nominate("b", Rule::R200, Some(World::proof("a")));
+    let took = world.run_until(2_000, |world| world.serving_now() == Some("b"));
+    assert!(took < 1_200, "{took} ms");
+}
+
+#[test]
+fn proof_about_another_instance_is_no_proof() {
+    let mut world = World::serving(&["a", "b"]);
+    world.nominate("b", Rule::R200, Some(World::proof("z")));
+    world.run(10_000);
+    assert_eq!((world.serving_now(), world.epoch()), (Some("a"), 1));
+}
+
+#[test]
+fn a_holder_cut_from_the_table_only_serves_on_promises() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.no_table.insert("a");
+    world.run(60_000);
+    assert_eq!((world.serving_now(), world.epoch(), world.longest_gap(since)), (Some("a"), 1, 0));
+    let linked = world.count_told(|told| matches!(told, Told::HolderSuspected(hint) if hint.peer_link));
+    assert!((1..=4).contains(&linked), "the control plane was told {linked} times");
+    assert_eq!(world.count_told(|told| matches!(told, Told::HolderSuspected(hint) if !hint.peer_link)), 0);
+    world.no_table.clear();
+    world.run(5_000);
+    assert_eq!((world.serving_now(), world.longest_gap(since)), (Some("a"), 0));
+}
+
+#[test]
+fn a_table_outage_interrupts_nothing() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.no_table.extend(["a", "b"]);
+    world.run(20 * world.ttl());
+    world.no_table.clear();
+    world.run(20_000);
+    assert_eq!((world.serving_now(), world.epoch(), world.longest_gap(since)), (Some("a"), 1, 0));
+    assert!(world.lease_ms("a").0 > 0, "renewals go on");
+}
+
+#[test]
+fn a_pair_cut_from_each_other_keeps_its_holder_and_shrinks() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.cut("a", "b");
+    world.run(20_000);
+    assert_eq!((world.serving_now(), world.epoch(), world.in_sync(), world.longest_gap(since)), (Some("a"), 1, 1, 0));
+    world.cuts.clear();
+    world.run(5_000);
+    assert_eq!((world.in_sync(), world.longest_gap(since)), (2, 0), "and is taken in again");
+}
+
+#[test]
+fn a_holder_cut_from_both_stops_at_its_deadline_and_the_other_takes_over() {
+    let mut world = World::serving(&["a", "b"]);
+    world.cut("a", "b");
+    world.no_table.insert("a");
+    let stopped = world.run_until(4_000, |world| !world.is_serving("a"));
+    assert!(stopped <= world.ttl(), "{stopped} ms");
+    world.run_until(3_000, |world| world.serving_now() == Some("b"));
+    world.run(10_000);
+    world.cuts.clear();
+    world.no_table.clear();
+    world.run(10_000);
+    assert_eq!((world.serving_now(), world.in_sync(), world.epoch()), (Some("b"), 2, 2));
+    assert_eq!(world.view("a").role, "standby");
+}
+
+#[test]
+fn one_way_silence_does_not_keep_a_standby_promising_for_ever() {
+    let mut world = World::serving(&["a", "b"]);
+    // The holder's pings arrive, the answers do not; and it is cut from the table.
+    world.cuts.insert(("b", "a"));
+    world.no_table.insert("a");
+    world.run_until(12_000, |world| world.serving_now() == Some("b"));
+}
+
+#[test]
+fn a_daemon_killed_and_restarted_within_its_lease_serves_on_in_a_new_epoch() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.kill_daemon("a");
+    world.run(300);
+    world.boot("a");
+    world.run(3_000);
+    assert_eq!((world.serving_now(), world.epoch()), (Some("a"), 2));
+    assert!(world.longest_gap(since) < 1_000, "{} ms", world.longest_gap(since));
+    world.run(3_000);
+    assert_eq!(world.in_sync(), 2);
+}
+
+#[test]
+fn a_standby_that_restarts_waits_out_the_promises_it_forgot() {
+    let mut world = World::serving(&["a", "b"]);
+    world.no_table.insert("a");
+    world.run(5_000);
+    // b restarts while a lives on its promises; at once after that all links break.
+    world.kill_daemon("b");
+    world.boot("b");
+    world.cut("a", "b");
+    world.run(12_000);
+    assert_eq!(world.serving_now(), Some("b"), "and the assertion that at most one serves held all the time");
+}
+
+#[test]
+fn a_planned_switchover_takes_less_than_a_second_both_ways() {
+    let mut world = World::serving(&["a", "b"]);
+    for to in ["b", "a", "b"] {
+        let since = world.now;
+        world.intend(to);
+        world.run_until(3_000, |world| world.serving_now() == Some(to));
+        world.run(2_000);
+        assert!(world.longest_gap(since) < 400, "{} ms", world.longest_gap(since));
+        assert_eq!(world.in_sync(), 2, "a clean hand-over keeps the set");
+    }
+}
+
+#[test]
+fn an_intent_towards_a_dead_standby_is_cleared_and_service_goes_on() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.power_off("b");
+    world.intend("b");
+    world.run(10_000);
+    assert_eq!((world.serving_now(), world.longest_gap(since)), (Some("a"), 0));
+    assert!(world.row.as_ref().is_some_and(|row| row.intent.is_none()));
+}
+
+#[test]
+fn a_target_that_dies_during_the_hand_over_leaves_the_service_where_it_was() {
+    let mut world = World::serving(&["a", "b"]);
+    world.intend("b");
+    world.run_until(2_000, |world| world.view("a").role == "handing-over");
+    world.power_off("b");
+    world.run(15_000);
+    // Either it was given up before the row changed hands, or nobody holds on to an epoch of a dead node.
+    if world.epoch() == 1 {
+        assert_eq!(world.serving_now(), Some("a"));
+    } else {
+        assert_eq!(
+            world.row.as_ref().and_then(|row| row.holder.as_ref()).map(|holder| holder.node.as_str()),
+            Some("a")
+        );
+    }
+}
+
+#[test]
+fn an_orderly_end_of_the_active_hands_over_first() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.shut_down("a");
+    world.run_until(2_000, |world| world.serving_now() == Some("b"));
+    assert!(world.longest_gap(since) < 400);
+    assert!(world.hosts["a"].node.is_none(), "and then it ends");
+}
+
+#[test]
+fn an_orderly_end_of_the_standby_leaves_the_set() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.shut_down("b");
+    world.run(1_000);
+    assert_eq!((world.in_sync(), world.longest_gap(since)), (1, 0), "{}", world.notes.join("\n"));
+    world.boot("b");
+    world.run(4_000);
+    assert_eq!(world.in_sync(), 2);
+}
+
+#[test]
+fn a_dead_standby_is_taken_out_without_interruption() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.power_off("b");
+    world.run(10_000);
+    assert_eq!((world.serving_now(), world.in_sync(), world.longest_gap(since)), (Some("a"), 1, 0));
+    // Alone and proven so, it needs neither lease nor promises.
+    world.no_table.insert("a");
+    world.run(60_000);
+    assert_eq!((world.serving_now(), world.longest_gap(since)), (Some("a"), 0));
+}
+
+#[test]
+fn a_stopped_daemon_that_wakes_up_late_serves_nothing() {
+    for ttls in [1, 3] {
+        let mut world = World::serving(&["a", "b"]);
+        world.sigstop("a");
+        world.run(ttls * world.ttl());
+        world.sigcont("a");
+        world.run(10_000);
+        assert!(world.serving_now().is_some(), "somebody serves after {ttls} ttl");
+        world.run(5_000);
+        assert_eq!(world.in_sync(), 2);
+    }
+}
+
+#[test]
+fn a_short_stop_of_the_daemon_is_not_noticed() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.sigstop("a");
+    world.run(world.ttl() / 2);
+    world.sigcont("a");
+    world.run(5_000);
+    assert_eq!((world.serving_now(), world.epoch(), world.longest_gap(since)), (Some("a"), 1, 0));
+}
+
+#[test]
+fn lost_answers_of_the_table_are_recognised_by_the_nonce() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.mute_table = true;
+    world.run(10_000);
+    world.mute_table = false;
+    world.run(5_000);
+    assert_eq!((world.serving_now(), world.epoch(), world.longest_gap(since)), (Some("a"), 1, 0));
+    assert!(!world.view("a").unanswered_write);
+}
+
+#[test]
+fn a_pause_holds_back_the_functions_not_the_holder() {
+    let mut world = World::serving(&["a", "b"]);
+    world.change(Change::Pause(Pause { reason: "maintenance".into() }));
+    world.power_off("a");
+    world.run(15_000);
+    assert_eq!(world.serving_now(), None);
+    world.change(Change::Resume);
+    world.run_until(5_000, |world| world.serving_now() == Some("b"));
+}
+
+#[test]
+fn functions_that_come_back_take_over_then() {
+    let mut world = World::serving(&["a", "b"]);
+    world.no_functions = true;
+    world.power_off("a");
+    world.run(20_000);
+    assert_eq!(world.serving_now(), None);
+    world.no_functions = false;
+    world.run_until(4_000, |world| world.serving_now() == Some("b"));
+}
+
+#[test]
+fn a_failed_resource_moves_to_the_standby_and_without_one_restarts_here() {
+    let mut world = World::serving(&["a", "b"]);
+    world.fail_resource("a");
+    world.run_until(2_000, |world| world.serving_now() == Some("b"));
+    world.power_off("a");
+    world.run(5_000);
+    world.fail_resource("b");
+    world.run(2_000);
+    assert_eq!(world.serving_now(), Some("b"));
+}
+
+#[test]
+fn clocks_that_drift_as_far_as_allowed_never_let_two_serve() {
+    for (slow, fast) in [("a", "b"), ("b", "a")] {
+        let mut world = World::serving(&["a", "b"]);
+        world.hosts.get_mut(slow).expect("a node").clock_percent = 91;
+        world.hosts.get_mut(fast).expect("a node").clock_percent = 109;
+        for _ in 0..3 {
+            world.cut("a", "b");
+            world.no_table.insert("a");
+            world.run(9_000);
+            world.cuts.clear();
+            world.no_table.clear();
+            world.run(9_000);
+            if world.serving_now() == Some("b") {
+                world.intend("a");
+                world.run(3_000);
+            }
+        }
+    }
+}
+
+#[test]
+fn three_nodes_survive_two_losses_in_turn() {
+    let mut world = World::serving(&["a", "b", "c"]);
+    assert_eq!(world.in_sync(), 3);
+    world.power_off("a");
+    world.run_until(6_000, |world| world.serving_now().is_some_and(|name| name != "a"));
+    let second = world.serving_now().expect("somebody serves");
+    world.run(6_000);
+    assert_eq!(world.in_sync(), 2);
+    world.power_off(second);
+    world.run_until(6_000, |world| world.serving_now().is_some());
+}
