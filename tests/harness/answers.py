@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
@@ -40,12 +41,31 @@ class Interval:
     answers: int
 
 
+class Tail:
+    """A prober's file that is still being written: each line is parsed once, a line in the making waits. Any thread."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._offset = 0
+        self._answers: list[Answer] = []
+        self._lock = threading.Lock()
+
+    def read(self) -> list[Answer]:
+        """In order of sending."""
+        with self._lock:
+            if self._path.exists():
+                with self._path.open("rb") as file:
+                    file.seek(self._offset)
+                    whole = file.read().rpartition(b"\n")[0]
+                if whole:
+                    self._offset += len(whole) + 1
+                    self._answers += [Answer(**json.loads(line)) for line in whole.split(b"\n")]
+                    self._answers.sort(key=lambda answer: answer.sent)
+            return list(self._answers)
+
+
 def read(path: Path) -> list[Answer]:
-    """In order of sending. A line that is still being written is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    return sorted((Answer(**json.loads(line)) for line in lines), key=lambda answer: answer.sent)
+    return Tail(path).read()
 
 
 def since(answers: Iterable[Answer], start: float, end: float = float("inf")) -> list[Answer]:

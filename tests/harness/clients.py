@@ -29,6 +29,7 @@ class Client:
         host = cloud.plane("POST", "hosts", body)
         self.address, self.namespace = host["address"], host["namespace"]
         self.out = cloud.work / f"{name}.jsonl"
+        self._tail = answers.Tail(self.out)
         self._every_ms, self._timeout_ms = every_ms, timeout_ms
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -50,7 +51,7 @@ class Client:
 
     def answers(self, since: float = 0.0) -> list[Answer]:
         """Requests sent since then (CLOCK_MONOTONIC), as far as they have ended."""
-        return answers.since(answers.read(self.out), since)
+        return answers.since(self._tail.read(), since)
 
     def wait_for(self, who: str | None = None, since: float = 0.0, limit_s: float = 20) -> Answer:
         """The first good answer (of `who`) to a request sent since then."""

@@ -79,9 +79,10 @@ class Cluster:
         for node in nodes or self.network.nodes:
             self.cloud.plane("POST", f"machines/{self._id(node)}/programs/{PROGRAM}/stop")
 
-    def kill(self, node: str, everything: bool = False, signal: str = "KILL") -> list[int]:
-        """The daemon's process; `everything`: the workload, too, all at once."""
-        return self.cloud.plane("POST", f"machines/{self._id(node)}/programs/{PROGRAM}/kill", {"signal": signal, "everything": everything})["pids"]
+    def kill(self, node: str, everything: bool = False, signal: str = "KILL", hold: bool = False) -> list[int]:
+        """The daemon's process; `everything`: the workload, too, all at once; `hold`: not restarted until `start`."""
+        body = {"signal": signal, "everything": everything, "hold": hold}
+        return self.cloud.plane("POST", f"machines/{self._id(node)}/programs/{PROGRAM}/kill", body)["pids"]
 
     def freeze(self, node: str) -> None:
         self.cloud.plane("POST", f"machines/{self._id(node)}/freeze")

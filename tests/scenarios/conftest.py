@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from harness.scene import Scene
 DEPLOYMENT = "leasehold-test"
 TTL_MS = 3000  # the product's default
 TTL_S = TTL_MS / 1000
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items):
@@ -30,6 +32,8 @@ def pytest_collection_modifyitems(items):
         missing.append("make setup")
     if missing:
         for item in items:
+            if HERE not in item.path.parents:
+                continue  # this hook sees the other folders' tests, too
             item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
 
 

@@ -7,8 +7,7 @@ from .conftest import TTL_S
 
 
 def test_daemon_and_workload_killed_for_good(scene):
-    scene.cluster.kill(scene.active, signal="STOP")  # so that nothing is said between the kill and the stop of the supervisor
-    scene.cluster.power_cut(scene.active)
+    scene.cluster.kill(scene.active, everything=True, hold=True)
     scene.taken_over(limit_s=4 * TTL_S)
     assert scene.gap().seconds < 7
     assert "R210" in scene.rules(), scene.history()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from harness import answers
-from harness.answers import Answer, longest_gap, read, serving, who_answered
+from harness.answers import Answer, Tail, longest_gap, read, serving, who_answered
 from harness.judges import Leak, assert_only_functions_changed_network, assert_single_service
 
 
@@ -74,7 +74,11 @@ def test_a_failure_in_between_ends_the_certain_time():
 def test_a_line_being_written_is_left_out(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(ok("a", 2).__dict__) + "\n" + json.dumps(ok("a", 1).__dict__) + "\n" + '{"sent": 3, "do')
-    assert [one.sent for one in read(path)] == [1, 2]
+    tail = Tail(path)
+    assert [one.sent for one in tail.read()] == [1, 2] == [one.sent for one in read(path)]
+    with path.open("a") as file:
+        file.write('ne": 3.1, "ok": false, "answered_by": null, "error": "x"}\n')
+    assert [one.sent for one in tail.read()] == [1, 2, 3]
 
 
 def entry(action, caller, applied=True):

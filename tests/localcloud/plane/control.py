@@ -9,7 +9,7 @@
     DELETE /cuts         all;  /cuts/ID one                                                  -> {healed}
     PUT    /machines/M/boot          {programs: [...], start?: bool}     what the disk holds: started at every boot (start: now, too)
     POST   /machines/M/programs/P/start | stop
-    POST   /machines/M/programs/P/kill         {signal?: "KILL", everything?: bool}          -> {pids}   (everything: all it forked, too)
+    POST   /machines/M/programs/P/kill         {signal?: "KILL", everything?: bool, hold?: bool}  -> {pids}   everything: all it forked, too; hold: it is not restarted
     POST   /machines/M/kill          {pid, signal?}                      one process, which must be inside
     POST   /machines/M/exec          {command: [...], timeout_ms?, env?}                     -> {status, stdout, stderr}
     POST   /machines/M/power-cut     {report?: bool}                     the power is gone; EC2 is told only on `report`
@@ -82,8 +82,8 @@ class Control:
                 machine.program(name).stop(machine.hurry)
                 return 200, machine.program(name).state()
             case ("POST", ["programs", name, "kill"]):
-                self._only(body, "signal", "everything")
-                return 200, {"pids": machine.program(name).kill(_signal(body), bool(body.get("everything")))}
+                self._only(body, "signal", "everything", "hold")
+                return 200, {"pids": machine.program(name).kill(_signal(body), bool(body.get("everything")), bool(body.get("hold")))}
             case ("POST", ["kill"]):
                 self._only(body, "pid", "signal")
                 return 200, self._kill(machine, body)

@@ -114,8 +114,11 @@ class Program:
         if self.running():
             self._process.kill()
 
-    def kill(self, signal_number: int, everything: bool) -> list[int]:
-        """A signal from outside, as an operator or the OOM killer would send: the supervisor then does what it does."""
+    def kill(self, signal_number: int, everything: bool, hold: bool = False) -> list[int]:
+        """A signal from outside, as an operator or the OOM killer would send: the supervisor then does what it does;
+        with `hold` nothing: it is masked and stays down until it is started again."""
+        if hold:
+            self.forget()
         pids = self.cgroup.pids() if everything else ([self._process.pid] if self.running() else [])
         if everything and signal_number == signal.SIGKILL and pids:
             self.cgroup.kill()
