@@ -24,6 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--state-dir", type=Path, help="keep function code and logs here (default: a private directory, removed at exit)")
     parser.add_argument("--time-scale", type=float, default=1.0, help="60: rate(1 minute) fires each second (default: %(default)s)")
     parser.add_argument("--die-with-parent", action="store_true", help="exit when the process that started this one is gone")
+    parser.add_argument("--trace", action="store_true", help="log every API call")
     parser.add_argument("--quiet", action="store_true", help="no log lines on stderr")
     return parser.parse_args()
 
@@ -42,6 +43,7 @@ def main() -> int:
     from .cloud import LocalCloud  # moto takes a second to import; the signal handlers are there before
 
     cloud = LocalCloud(port=options.port, run=options.run, state_dir=options.state_dir, region=options.region, quiet=options.quiet)
+    cloud.door.trace = options.trace
     try:
         cloud.knobs.set({"time_scale": options.time_scale})
         if options.plane:

@@ -46,10 +46,21 @@ class FrontDoor:
         self.ec2_changed, self.log = ec2_changed, log
         self.moto = DomainDispatcherApplication(create_backend_app)
         self.dispatchers: dict[str, Any] = {}
+        self.trace = False  # logs every call
         self.calls = 0
         self.counts: dict[str, int] = {}
 
     def answer(self, request: Request) -> Response:
+        if not self.trace:
+            return self._answer(request)
+        begun = time.monotonic()
+        response = self._answer(request)
+        call = parse(request)
+        self.log("call", call=f"{call.service}:{call.action}" if call else f"unsigned {request.method} {request.target[:200]}", status=response.status,
+                 ms=round((time.monotonic() - begun) * 1000, 2), error=response.body[:300].decode("utf-8", "replace") if response.status >= 400 else None)  # fmt: skip
+        return response
+
+    def _answer(self, request: Request) -> Response:
         call = parse(request)
         if call is None:
             return self._unsigned(request)

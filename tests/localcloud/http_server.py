@@ -220,8 +220,8 @@ class HttpServer:
                     # RST instead of FIN: the client's error is "connection reset", as from a host that went away.
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return
-                except Exception as error:  # a broken handler is answered, not hung up on
-                    response = Response(500, f"{self.name}: {error!r}".encode(), [("content-type", "text/plain")])
+                except Exception as error:  # a broken handler is answered, not hung up on; 501: SDKs do not retry it
+                    response = Response(501, f"{self.name}: {error!r}".encode(), [("content-type", "text/plain")])
                     self.report(traceback.format_exc())
                 keep = request.headers.get("connection", "").lower() != "close" and not response.close
                 sock.sendall(encode(response, request.method, keep))

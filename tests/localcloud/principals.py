@@ -25,7 +25,9 @@ def role_documents(role_arn: str) -> list[str]:
     """Inline and attached policies as JSON texts."""
     role = role_by_arn(role_arn)
     documents = [p if isinstance(p, str) else json.dumps(p) for p in role.policies.values()]
-    documents += [policy.default_version.document for policy in role.managed_policies.values()]
+    for policy in role.managed_policies.values():
+        versions = policy.versions
+        documents.append(next((v.document for v in versions if v.version_id == policy.default_version_id), versions[0].document))
     if role.permissions_boundary_arn:
         raise NotImplementedError(f"role {role.name} has a permissions boundary; the local cloud does not judge those")
     return documents
