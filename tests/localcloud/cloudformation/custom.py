@@ -17,7 +17,9 @@ PATH = "/_localcloud/cloudformation/response/"
 
 
 class CustomResourceFailed(Exception):
-    pass
+    def __init__(self, message: str, physical: str | None = None):
+        super().__init__(message)
+        self.physical = physical  # the id that a failed answer named
 
 
 class Waiting:
@@ -95,13 +97,22 @@ class Custom(Provider):
         if wrong:
             raise CustomResourceFailed(f"Invalid response object: Value of property {wrong[0]} does not match the request's")
         if answer.get("Status") != "SUCCESS":
-            raise CustomResourceFailed(f"Received response status [{answer.get('Status')}] from custom resource. Message returned: {answer.get('Reason', '(none)')}")
+            raise CustomResourceFailed(f"Received response status [{answer.get('Status')}] from custom resource. Message returned: {answer.get('Reason', '(none)')}",
+                                       answer.get("PhysicalResourceId"))  # fmt: skip
         if not isinstance(answer.get("PhysicalResourceId"), str) or not answer["PhysicalResourceId"]:
             raise CustomResourceFailed("Invalid PhysicalResourceId")
         return answer
 
     def create(self, ctx: Context, props: Json) -> Made:
-        answer = self.ask(ctx, "Create", props, None)
+        try:
+            answer = self.ask(ctx, "Create", props, None)
+        except CustomResourceFailed as failed:
+            if failed.physical:  # AWS cleans up what a failed creation names
+                try:
+                    self.ask(ctx, "Delete", props, failed.physical)
+                except CustomResourceFailed:
+                    pass
+            raise
         return Made(answer["PhysicalResourceId"], answer.get("Data") or {})
 
     def update(self, ctx: Context, made: Made, old: Json, new: Json) -> Made:

@@ -407,6 +407,9 @@ class Engine:
         kind = raw["Type"]
         verb = "CREATE" if old is None else "UPDATE"
         physical = old.made.physical if old is not None else ""
+        made: Made | None = None
+        replaced = False
+        props: Json = {}
         try:
             props = resolver.resolve(raw.get("Properties") or {})
             if old is not None and old.kind == kind and old.props == props:
@@ -414,8 +417,6 @@ class Engine:
                 return
             stack.event(name, physical, kind, f"{verb}_IN_PROGRESS")
             ctx = self.context(stack, name, kind, plan.role)
-            made: Made | None = None
-            replaced = False
             if old is not None and old.kind == kind and not any(old.props.get(k) != props.get(k) for k in provider.replace_on):
                 try:
                     made = provider.update(ctx, old.made, old.props, props)
@@ -433,6 +434,9 @@ class Engine:
             stack.event(name, made.physical, kind, f"{verb}_COMPLETE")
         except Exception as error:
             stack.event(name, physical, kind, f"{verb}_FAILED", reason_of(error))
+            if old is not None and made is None and not replaced and old.kind == kind:
+                # A half-done update: the old properties are asked for again while rolling back, as AWS does.
+                journal.append(("updated", Resource(name, kind, props, raw, old.made), old))
             raise
 
     def outputs(self, stack: Stack, plan: Plan, resolver: Resolver) -> list[Json]:
