@@ -2,6 +2,8 @@
 //! workload that takes time, and a function that nominates as told. Time is a number. After every event: at most one
 //! node is reachable and running, and no node's check fails (the machine asserts those itself).
 
+#![allow(dead_code, reason = "each test file uses the part it needs")]
+
 use lease::change::{Change, Expect, Founding, Terms, Write};
 use lease::config::Member;
 use lease::events::Event as Told;
