@@ -223,7 +223,7 @@ def target_input(target: dict[str, Any], event: dict[str, Any]) -> Any:
         return value
     transformer = target.get("InputTransformer")
     if transformer:
-        return events_models.EventTemplateParser.parse(transformer["InputTemplate"], transformer.get("InputPathsMap", {}), event)
+        return events_models.EventTemplateParser.parse(transformer["InputTemplate"], transformer.get("InputPathsMap", {}), {**event, "ingestion-time": event.get("time")})
     return event
 
 

@@ -56,9 +56,12 @@ def glob(pattern: str, value: str, *, ignore_case: bool = False) -> bool:
 def arn_matches(pattern: str, value: str) -> bool:
     """Each of the six colon-separated parts is matched on its own, as ArnLike does."""
     left, right = pattern.split(":", 5), value.split(":", 5)
-    if len(left) != 6 or len(right) != 6:
-        return glob(pattern, value)
-    return all(glob(a, b) for a, b in zip(left, right, strict=True))
+    return len(left) == len(right) == 6 and all(glob(a, b) for a, b in zip(left, right, strict=True))
+
+
+def resource_matches(pattern: str, value: str) -> bool:
+    """Resource elements: as ARNs where both are, else as plain text (a pattern such as arn:aws:s3*)."""
+    return arn_matches(pattern, value) if pattern.count(":") >= 5 and value.count(":") >= 5 else glob(pattern, value)
 
 
 def substitute(text: str, context: dict[str, list[str]]) -> str | None:
@@ -147,7 +150,7 @@ def applies(statement: dict[str, Any], check: Check, known_key: Any) -> bool:
     if check.resource is None:
         return True  # resources and conditions are not judged for this action (README: gaps)
     patterns = [substitute(str(r), check.context) for r in listed(statement.get("Resource", statement.get("NotResource", "*")))]
-    hit = any(p is not None and (p == "*" or arn_matches(p, check.resource)) for p in patterns)
+    hit = any(p is not None and (p == "*" or resource_matches(p, check.resource)) for p in patterns)
     if hit != ("NotResource" not in statement):
         return False
     for operator, pairs in (statement.get("Condition") or {}).items():

@@ -36,6 +36,6 @@ def role_documents(role_arn: str) -> list[str]:
 def profile_role(profile_arn_or_name: str) -> Any | None:
     """The role of an instance profile, or None if it has none."""
     for profile in iam_backends[ACCOUNT]["aws"].instance_profiles.values():
-        if profile_arn_or_name in (profile.arn, profile.name, profile.instance_profile_id):
+        if profile_arn_or_name in (profile.arn, profile.name, profile.id):
             return profile.roles[0] if profile.roles else None
     return None
