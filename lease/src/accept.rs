@@ -96,8 +96,7 @@ impl Vigil {
             return Err(Hindrance::Inconsistent);
         }
         let Some(holder) = &row.holder else { return Ok(Ground::Released) };
-        // The proof must be about the very boot that took this epoch; the row names its instance.
-        if nominee.proof.as_ref().is_some_and(|proof| proof.instance == holder.instance) {
+        if nominee.proves_death_of(holder) {
             return Ok(Ground::ProofOfDeath);
         }
         let wait = policy.wait_for(row.ttl_ms);

@@ -2,7 +2,8 @@
 //!
 //! The holder may serve iff its lease runs, or EVERY other member of `need` has promised for longer than now, or `need`
 //! is itself alone, proven in the row, and nobody may legally accept. A lease alone is enough because every acceptance
-//! without proof of death waits for it to run out; promises of all are enough because only members accept.
+//! without proof of death waits for it to run out; promises of all are enough because only members accept. Where lossy
+//! failover is allowed (R240), somebody who is no member may accept too: then the lease alone counts.
 
 use crate::ids::Incarnation;
 use crate::policy::Policy;
@@ -19,6 +20,8 @@ pub struct Authority {
     need: BTreeMap<Incarnation, Option<(Moment, Millis)>>,
     /// The row is proven to say in_sync = {me}, and lossy failover is not allowed in this epoch.
     alone: bool,
+    /// Lossy failover is allowed in this epoch: who has promised nothing may accept.
+    lossy_ok: bool,
 }
 
 /// Until when the holder may serve, on the holder's clock.
@@ -33,10 +36,11 @@ pub enum Standing {
 }
 
 impl Authority {
-    /// Authority of a new epoch, with no right yet.
+    /// Authority of a new epoch, with no right yet. Nothing may be served before [`Self::proven`] has told it the epoch's
+    /// terms; activation is a write of the holder, so it always has.
     #[must_use]
     pub fn of_new_epoch(need: impl IntoIterator<Item = Incarnation>) -> Self {
-        Self { lease: None, need: need.into_iter().map(|member| (member, None)).collect(), alone: false }
+        Self { lease: None, need: need.into_iter().map(|member| (member, None)).collect(), alone: false, lossy_ok: false }
     }
 
     /// A write of this holder that changes (epoch, beat) was applied; it had been sent at `sent`.
@@ -71,6 +75,7 @@ impl Authority {
         let old = std::mem::take(&mut self.need);
         self.need = members.into_iter().map(|member| (member.clone(), old.get(&member).copied().flatten())).collect();
         self.alone = self.need.is_empty() && !lossy_ok;
+        self.lossy_ok = lossy_ok;
     }
 
     /// The others whose acknowledgement is needed.
@@ -86,8 +91,13 @@ impl Authority {
         }
         let lease = self.lease_left(now);
         // No member at all and not proven alone: only the lease counts.
-        let promises =
-            self.need.keys().map(|member| self.promise_left(member, now)).min().unwrap_or(Millis::ZERO);
+        let promises = self
+            .need
+            .keys()
+            .map(|member| self.promise_left(member, now))
+            .min()
+            .filter(|_| !self.lossy_ok)
+            .unwrap_or(Millis::ZERO);
         match lease.max(promises) {
             Millis::ZERO => Standing::None,
             left => Standing::For(left),
@@ -163,6 +173,17 @@ mod tests {
         assert_eq!(authority.standing(at(1_000_000)), Standing::Alone);
         authority.needs(inc("b"));
         assert_eq!(authority.standing(at(1_000_000)), Standing::None, "before the write that lets b in is sent");
+    }
+
+    #[test]
+    fn where_a_lossy_failover_is_allowed_promises_of_members_are_not_enough() {
+        let policy = Policy::default();
+        let mut authority = Authority::of_new_epoch([inc("b")]);
+        authority.proven([inc("b")], true);
+        authority.promised(&inc("b"), at(0), policy.promise_ms, &policy);
+        assert_eq!(authority.standing(at(10)), Standing::None, "c has promised nothing and may accept");
+        authority.renewed(at(0), Millis(3_000));
+        assert_eq!(authority.standing(at(10)), Standing::For(Millis(2_990)));
     }
 
     #[test]

@@ -111,6 +111,10 @@ pub enum Refusal {
     StaleNomination { epoch: Epoch, beat: Beat, found_epoch: Epoch, found_beat: Beat },
     #[error("{member} lacks acknowledged writes and the nomination does not accept their loss")]
     WouldLose { member: Incarnation },
+    /// Without proof that the holder's machine is dead, it may go on serving: alone, or on the promises of members that the
+    /// nominee is not one of. Only an epoch with `lossy_ok` keeps its holder from that.
+    #[error("{member} is not in sync, and the holder {holder} may go on serving without it: prove its death, or allow lossy failover")]
+    HolderMayServe { member: Incarnation, holder: NodeId },
     #[error("epoch {epoch} is not activated")]
     NotActivated { epoch: Epoch },
     #[error("epoch {epoch} is activated already")]
@@ -168,9 +172,7 @@ impl Change {
                 if row.holder.as_ref().is_some_and(|holder| holder.node == nominee.node) {
                     return Err(Refusal::ToItself { node: nominee.node.clone() });
                 }
-                if !nominee.lossy && !row.in_sync.contains(&nominee.incarnation) {
-                    return Err(Refusal::WouldLose { member: nominee.incarnation.clone() });
-                }
+                row.may_be_taken_by(nominee)?;
                 next.nominee = Some(nominee.clone());
             }
             Self::Accept { me, terms } => {
@@ -178,9 +180,7 @@ impl Change {
                     .live_nominee()
                     .filter(|nominee| nominee.node == me.node && nominee.incarnation == me.incarnation)
                     .ok_or_else(|| Refusal::NotNominated { me: me.node.clone(), epoch: row.epoch, beat: row.beat })?;
-                if !nominee.lossy && !row.in_sync.contains(&me.incarnation) {
-                    return Err(Refusal::WouldLose { member: me.incarnation.clone() });
-                }
+                row.may_be_taken_by(nominee)?;
                 next.takes_epoch(me, *terms);
                 next.in_sync = BTreeSet::from([me.incarnation.clone()]);
             }
@@ -296,6 +296,23 @@ impl Founding {
 }
 
 impl Row {
+    /// Whether a nomination may lead to an acceptance, whatever the clocks do.
+    fn may_be_taken_by(&self, nominee: &Nominee) -> Result<(), Refusal> {
+        let member = &nominee.incarnation;
+        if self.in_sync.contains(member) {
+            return Ok(());
+        }
+        if !nominee.lossy {
+            return Err(Refusal::WouldLose { member: member.clone() });
+        }
+        match &self.holder {
+            Some(holder) if !self.lossy_ok && !nominee.proves_death_of(holder) => {
+                Err(Refusal::HolderMayServe { member: member.clone(), holder: holder.node.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn takes_epoch(&mut self, holder: &Holder, terms: Terms) {
         self.epoch = self.epoch.next();
         self.beat = Beat(0);

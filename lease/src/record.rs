@@ -82,6 +82,14 @@ pub struct Nominee {
     pub lossy: bool,
 }
 
+impl Nominee {
+    /// The proof must be about the very machine whose boot took the epoch; the row names it.
+    #[must_use]
+    pub fn proves_death_of(&self, holder: &Holder) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.instance == holder.instance)
+    }
+}
+
 /// AWS's own word that the instance of the holder's boot no longer runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProofOfDeath {

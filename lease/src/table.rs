@@ -37,10 +37,20 @@ use request::{Failure, Line, Pace, with_tries};
 use std::sync::Arc;
 use std::time::Duration;
 
-const LEASE_ITEM: &str = "lease";
-const CONFIG_ITEM: &str = "config";
-const NODE_ITEM: &str = "node";
+/// The keys' names: partition and sort key.
+pub const KEYS: [&str; 2] = ["cluster", "item"];
+pub const LEASE_ITEM: &str = "lease";
+pub const CONFIG_ITEM: &str = "config";
+pub const NODE_ITEM: &str = "node";
+/// Between cluster and node in the partition key of a heartbeat.
+pub const NODE_SEPARATOR: &str = "/";
 const EVENT_PREFIX: &str = "event#";
+
+/// The attributes that changes of a node name; its policy allows no others (not `v`, `lineage` and `paused`).
+pub const NODE_NAMES: [&str; 11] =
+    ["rev", "epoch", "holder", "beat", "in_sync", "activated", "nominee", "intent", "ttl_ms", "lossy_ok", "nonce"];
+/// The attributes of a heartbeat.
+pub const HEARTBEAT_NAMES: [&str; 3] = ["v", "seq", "state"];
 
 /// How long reads and the less urgent writes are tried, unless [`Table::with_patience`] says otherwise.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -109,8 +119,9 @@ impl Table {
     /// Makes one change of the row, trying for at most `budget` (a try that is under way may end up to 40 ms later).
     /// All tries carry the write's own nonce, by which a try whose answer was lost is recognised.
     ///
-    /// A lease counts from before this call, not from its return. Never pass a write again whose outcome is
-    /// [`Outcome::Unknown`]: read the row, and make a new change with a new nonce.
+    /// A lease counts from before the first call, not from the return. A write whose outcome was
+    /// [`Outcome::Unknown`] may be passed again; but this call knows nothing of earlier ones, so from then on
+    /// [`Outcome::Refused`] says no more than [`Outcome::Superseded`].
     pub async fn write(&self, write: &Write, budget: Duration) -> Outcome {
         let cluster = &write.row.cluster;
         let update = row::Update::of(write);
@@ -240,7 +251,8 @@ impl Table {
         heartbeat: &Heartbeat,
     ) -> Result<(), TableError> {
         let state = serde_json::to_string(heartbeat).expect("string keys only, so it always serialises");
-        let attributes = [("v", number(HEARTBEAT_VERSION)), ("seq", number(seq)), ("state", text(state))];
+        let [v, seq_name, state_name] = HEARTBEAT_NAMES;
+        let attributes = [(v, number(HEARTBEAT_VERSION)), (seq_name, number(seq)), (state_name, text(state))];
         self.set(Operation::WriteHeartbeat, &node_key(cluster, node), NODE_ITEM, &attributes).await
     }
 
@@ -340,7 +352,7 @@ enum Wrote {
 
 fn node_key(cluster: &ClusterId, node: &NodeId) -> String {
     // Neither name may contain the slash, so no cluster's key can look like another's node.
-    format!("{cluster}/{node}")
+    format!("{cluster}{NODE_SEPARATOR}{node}")
 }
 
 fn parse_config(cluster: &ClusterId, json: &str) -> Result<ClusterConfig, TableError> {

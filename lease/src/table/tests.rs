@@ -123,8 +123,6 @@ fn what_is_gone_is_removed_and_what_is_unknown_is_kept() {
 /// A node's policy names no other attributes: see the contract test that compares it with the deployed policy.
 #[test]
 fn a_node_never_names_what_it_may_not_write() {
-    const NODE_MAY_WRITE: [&str; 11] =
-        ["rev", "epoch", "holder", "beat", "in_sync", "activated", "nominee", "intent", "ttl_ms", "lossy_ok", "nonce"];
     let (a, b) = (holder("a"), holder("b"));
     let terms = Terms { ttl_ms: Millis(5_000), lossy_ok: true };
     let row = full();
@@ -144,7 +142,7 @@ fn a_node_never_names_what_it_may_not_write() {
     for (row, change) in changes {
         let update = Update::of(&change.on(row, named("n-42")).expect("legal"));
         for name in named_attributes(&update) {
-            assert!(NODE_MAY_WRITE.contains(&name), "{change:?} names {name}");
+            assert!(NODE_NAMES.contains(&name), "{change:?} names {name}");
         }
     }
 }

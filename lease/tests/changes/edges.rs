@@ -4,7 +4,7 @@
 use crate::generate::{cluster, holder, incarnation, lineage, node, nominee};
 use lease::change::{Change, Drain, Terms};
 use lease::ids::{Beat, Epoch, Nonce, Rev};
-use lease::record::{Intent, Pause, Row};
+use lease::record::{DeadState, Intent, Nominee, Pause, ProofOfDeath, Row};
 use lease::rules::Rule;
 use lease::time::Millis;
 use std::collections::BTreeSet;
@@ -42,13 +42,17 @@ fn states() -> Vec<Row> {
             if phase != "released" && !members.contains(&"a") {
                 continue;
             }
-            for nomination in ["none", "b", "b, lossy", "b, void"] {
+            for nomination in ["none", "b", "b, lossy", "b, lossy, a dead", "b, void"] {
                 let nominated = match nomination {
                     "b" => Some(nominee("b", 1, (5, 3), false)),
                     "b, lossy" => Some(nominee("b", 1, (5, 3), true)),
+                    "b, lossy, a dead" => Some(with_proof(nominee("b", 1, (5, 3), true))),
                     "b, void" => Some(nominee("b", 1, (5, 2), false)),
                     _ => None,
                 };
+                if nomination.ends_with("dead") && phase == "released" {
+                    continue;
+                }
                 if nomination == "b" && !members.contains(&"b") {
                     continue;
                 }
@@ -74,10 +78,18 @@ fn states() -> Vec<Row> {
     // Intent and pause change little, so they are not multiplied with everything else.
     let plain: Vec<Row> = states.iter().filter(|row| row.nominee.is_none() && row.in_sync.len() == 2).cloned().collect();
     for row in plain {
+        let lossy = nominee("b", 1, (5, 3), true);
+        let members = BTreeSet::from([incarnation("a", 1)]);
+        states.push(Row { lossy_ok: true, in_sync: members, nominee: Some(lossy), ..row.clone() });
         states.push(Row { intent: Some(intent("i1")), ..row.clone() });
         states.push(Row { paused: Some(Pause { reason: "maintenance".into() }), ..row });
     }
     states
+}
+
+fn with_proof(nominee: Nominee) -> Nominee {
+    let proof = ProofOfDeath { instance: holder("a", 1).instance, state: DeadState::Stopped };
+    Nominee { proof: Some(proof), ..nominee }
 }
 
 fn intent(id: &str) -> Intent {
@@ -117,6 +129,7 @@ fn tries() -> Vec<(&'static str, Change)> {
         ("nominate a", Change::Nominate(nominee("a", 1, (5, 3), false))),
         ("nominate b", Change::Nominate(nominee("b", 1, (5, 3), false))),
         ("nominate b, lossy", Change::Nominate(nominee("b", 1, (5, 3), true))),
+        ("nominate b, lossy, a proven dead", Change::Nominate(with_proof(nominee("b", 1, (5, 3), true)))),
         ("nominate b for the beat before", Change::Nominate(nominee("b", 1, (5, 2), false))),
         ("nominate b for the epoch before", Change::Nominate(nominee("b", 1, (4, 3), true))),
         ("intend a move to a", Change::Intend(Intent { to: node("a"), ..intent("i2") })),
@@ -140,10 +153,14 @@ fn told(row: &Row) -> String {
     if let Some(nominee) = &row.nominee {
         let void = if row.live_nominee().is_none() { ", void" } else { "" };
         let lossy = if nominee.lossy { ", lossy" } else { "" };
-        write!(text, ", nominee {} ({}{lossy}{void})", nominee.node, nominee.rule).expect("a String takes all");
+        let proof = if nominee.proof.is_some() { ", a dead" } else { "" };
+        write!(text, ", nominee {} ({}{lossy}{proof}{void})", nominee.node, nominee.rule).expect("a String takes all");
     }
     if let Some(intent) = &row.intent {
         write!(text, ", intent {} to {}", intent.id, intent.to).expect("a String takes all");
+    }
+    if row.lossy_ok {
+        text.push_str(", lossy failover allowed");
     }
     if row.paused.is_some() {
         text.push_str(", paused");
@@ -172,6 +189,7 @@ fn table() -> String {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "whoever runs the test says whether the file is written anew")]
 fn the_legal_edges_are_the_reviewed_ones() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/legal_edges.txt");
     let found = table();

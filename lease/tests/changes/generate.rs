@@ -7,7 +7,6 @@ use lease::record::{DeadState, Holder, Intent, Nominee, Pause, ProofOfDeath, Row
 use lease::rules::Rule;
 use lease::time::Millis;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
 
 pub(crate) fn cluster() -> ClusterId {
     ClusterId::new("web").expect("a valid name")

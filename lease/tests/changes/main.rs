@@ -6,14 +6,14 @@ mod generate;
 use generate::{changes, rows};
 use lease::change::{Change, Drain, Expect, Founding, Refusal, Terms, Write};
 use lease::ids::{Beat, Epoch, Nonce, Rev};
-use lease::record::{Nominee, Row};
+use lease::record::{Holder, Nominee, Row};
 use lease::rules::Rule;
 use lease::time::Millis;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The holder that a change speaks for, and the epoch it believes in.
-fn writer(change: &Change) -> Option<(&lease::record::Holder, Option<Epoch>)> {
+fn writer(change: &Change) -> Option<(&Holder, Option<Epoch>)> {
     match change {
         Change::Renew { me, epoch }
         | Change::Shrink { me, epoch, .. }
@@ -30,6 +30,12 @@ fn writer(change: &Change) -> Option<(&lease::record::Holder, Option<Epoch>)> {
         | Change::Pause(_)
         | Change::Resume => None,
     }
+}
+
+/// The holder's gate may be open for good, for all that this nominee, who is no member, can know or wait for.
+fn may_serve_on(row: &Row, nominee: &Nominee) -> bool {
+    let dead = |holder: &Holder| nominee.proof.as_ref().is_some_and(|proof| proof.instance == holder.instance);
+    !row.lossy_ok && row.holder.as_ref().is_some_and(|holder| !dead(holder))
 }
 
 fn takes_epoch(change: &Change) -> bool {
@@ -89,7 +95,7 @@ fn check_step(change: &Change, old: &Row, write: &Write) {
         Change::Accept { me, terms } => {
             let nominee = old.live_nominee().expect("only a live nominee accepts");
             assert_eq!((&nominee.node, &nominee.incarnation), (&me.node, &me.incarnation));
-            assert!(nominee.lossy || old.in_sync.contains(&me.incarnation));
+            assert!(old.in_sync.contains(&me.incarnation) || nominee.lossy && !may_serve_on(old, nominee));
             assert_eq!(new.in_sync, BTreeSet::from([me.incarnation.clone()]), "nobody else is proven to be in sync");
             assert_eq!(new.holder.as_ref(), Some(me));
             assert_eq!(Terms { ttl_ms: new.ttl_ms, lossy_ok: new.lossy_ok }, *terms);
@@ -106,6 +112,10 @@ fn check_step(change: &Change, old: &Row, write: &Write) {
                 Drain::Clean => assert_eq!(new.in_sync, old.in_sync),
                 Drain::Crash => assert_eq!(new.in_sync, BTreeSet::from([me.incarnation.clone()])),
             }
+        }
+        Change::Nominate(nominee) => {
+            assert!(old.in_sync.contains(&nominee.incarnation) || !may_serve_on(old, nominee));
+            assert_eq!((new.nominee.as_ref(), &new.in_sync), (Some(nominee), &old.in_sync));
         }
         Change::Grow { peer, .. } => {
             assert!(old.activated && !old.in_sync.contains(peer));
