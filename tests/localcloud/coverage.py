@@ -39,6 +39,18 @@ HONOURED: dict[str, set[str]] = {
     "ec2:TerminateInstances": {"InstanceId", "SkipOsShutdown", "Force", "DryRun"},
     "ec2:RebootInstances": {"InstanceId", "DryRun"},
 }  # fmt: skip
+# Filters that work. moto would judge an unknown one only when there is something to filter.
+FILTERS: dict[str, set[str]] = {
+    "DescribeRouteTables": {"association.main", "association.subnet-id", "association.route-table-id", "association.route-table-association-id",
+                            "route-table-id", "vpc-id", "route.destination-cidr-block", "route.destination-ipv6-cidr-block", "route.gateway-id", "route.instance-id", "route.nat-gateway-id",
+                            "route.transit-gateway-id", "route.vpc-peering-connection-id", "route.origin", "route.state"},
+    "DescribeInstances": {"instance-id", "instance-state-name", "vpc-id", "subnet-id", "private-ip-address", "availability-zone", "instance-type",
+                          "image-id", "group-id", "key-name", "source-dest-check"},
+    "DescribeNetworkInterfaces": {"network-interface-id", "attachment.instance-id", "private-ip-address", "subnet-id", "vpc-id", "status", "group-id",
+                                  "availability-zone", "description"},
+    "DescribeVpcs": {"vpc-id", "cidr", "isDefault", "is-default", "state"},
+    "DescribeSubnets": {"subnet-id", "vpc-id", "cidr-block", "availability-zone", "state"},
+}  # fmt: skip
 ENTRY_HONOURED = {"Source", "DetailType", "Detail", "EventBusName", "Resources", "Time"}
 # Paginated describes that moto does not page: asking for pages is harmless, one page holds everything.
 PAGING = {"MaxResults", "NextToken"}
@@ -57,4 +69,10 @@ def gap(call: Call) -> str | None:
     if name == "events:PutEvents":
         for entry in call.params.get("Entries") or []:
             unknown |= set(entry) - ENTRY_HONOURED - {"TraceHeader"}
-    return f"parameter {', '.join(sorted(unknown))} of {name}" if unknown else None
+    if unknown:
+        return f"parameter {', '.join(sorted(unknown))} of {name}"
+    if call.action in FILTERS:
+        names = {v for k, v in call.params.items() if re.fullmatch(r"Filter\.\d+\.Name", k)}
+        filters = {n for n in names if n not in FILTERS[call.action] and not n.startswith("tag:") and n != "tag-key"}
+        return f"filter {', '.join(sorted(filters))} of {name}" if filters else None
+    return None

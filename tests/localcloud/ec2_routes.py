@@ -90,6 +90,9 @@ def install(knobs: KnobBoard) -> None:
         check_target(self, table, kwargs)
         if destination_cidr_block and any(str(r.destination_cidr_block) == destination_cidr_block for r in table._routes.values()):
             raise EC2ClientError("RouteAlreadyExists", f"The route identified by {destination_cidr_block} already exists.")
+        wanted_v6 = args[0] if args else kwargs.get("destination_ipv6_cidr_block")
+        if wanted_v6 and any(str(r.destination_ipv6_cidr_block) == str(wanted_v6) for r in table._routes.values()):
+            raise EC2ClientError("RouteAlreadyExists", f"The route identified by {wanted_v6} already exists.")
         remember(table)
         return original_create(self, route_table_id, destination_cidr_block, *args, **kwargs)
 
@@ -128,6 +131,7 @@ def install(knobs: KnobBoard) -> None:
             routes = visible(self)
             values = {
                 "route.destination-cidr-block": lambda r: r.destination_cidr_block,
+                "route.destination-ipv6-cidr-block": lambda r: r.destination_ipv6_cidr_block,
                 "route.gateway-id": lambda r: r.gateway_id,
                 "route.instance-id": lambda r: r.instance_id,
                 "route.nat-gateway-id": lambda r: r.nat_gateway_id,
