@@ -1,1 +1,11 @@
-fn main() {}
+//! `configure`: CloudFormation's custom resource that checks and stores a cluster's configuration.
+
+use lambdas::{configure, host};
+
+fn main() -> anyhow::Result<()> {
+    host::serve(async |aws, request, _deadline| {
+        let response = configure::handle(aws, &request).await;
+        host::answer_cloudformation(&response).await;
+        response.body
+    })
+}

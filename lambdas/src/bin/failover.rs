@@ -1,1 +1,9 @@
-fn main() {}
+//! `failover`: decides who serves and makes the network match. See [`lambdas::api`] for what can be asked by hand.
+
+use lambdas::{host, operate};
+
+fn main() -> anyhow::Result<()> {
+    host::serve(async |aws, payload, deadline| {
+        operate::handle(aws, &aws.environment().clusters, &payload, deadline).await
+    })
+}

@@ -1,1 +1,18 @@
-fn main() {}
+//! `watch`: the backstop that looks at every cluster each minute.
+
+use lambdas::{host, watch};
+use std::sync::LazyLock;
+
+static MEMORY: LazyLock<watch::Memory> = LazyLock::new(watch::Memory::default);
+
+fn main() -> anyhow::Result<()> {
+    host::serve(async |aws, _tick, deadline| {
+        let environment = aws.environment();
+        let visits = watch::visit_all(aws, &environment.clusters, &MEMORY, deadline).await;
+        let at_ms = host::wall_ms();
+        for (cluster, visit) in &visits {
+            host::print_line(&visit.measures.line(&environment.table, cluster, at_ms));
+        }
+        watch::answer(&visits)
+    })
+}

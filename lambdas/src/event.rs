@@ -1,0 +1,148 @@
+//! What wakes `failover`: an event of a node, an event of EC2, or an operator's request.
+
+use crate::api::{ApiError, Request};
+use crate::decide::Hint;
+use lease::events::{Event, SOURCE};
+use lease::ids::{ClusterId, Epoch, InstanceId, NodeId};
+use lease::rules::Rule;
+use serde_json::Value;
+
+/// A payload, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waking {
+    /// A reason to decide about a cluster.
+    Hint { cluster: ClusterId, hint: Hint },
+    /// A node says that it holds a new epoch: the network may have to follow.
+    Accepted { cluster: ClusterId, rule: Rule, holder: NodeId, epoch: Epoch },
+    /// Something happened to an instance; whose it is stands in the configurations.
+    Instance { instance: InstanceId, hint: Hint },
+    /// By hand.
+    Request(Request),
+    /// One of ours that asks for nothing.
+    Ignored { what: String },
+}
+
+/// Understands a payload.
+///
+/// # Errors
+/// [`ApiError`]: what is wrong with it, all of it. Nothing was changed.
+pub fn understand(payload: &Value) -> Result<Waking, ApiError> {
+    let (source, kind) = (payload.get("source"), payload.get("detail-type"));
+    if source.is_none() && kind.is_none() {
+        return Request::parse(payload).map(Waking::Request);
+    }
+    let text = |value: Option<&Value>, key: &str| {
+        value.and_then(Value::as_str).map(str::to_owned).ok_or_else(|| malformed(format!("{key} is missing or no text")))
+    };
+    let (source, kind) = (text(source, "source")?, text(kind, "detail-type")?);
+    let detail = payload.get("detail").ok_or_else(|| malformed("detail is missing".into()))?;
+    match source.as_str() {
+        SOURCE => Event::parse(&kind, detail).map(of_ours).map_err(|error| malformed(error.to_string())),
+        "aws.ec2" => of_ec2(&kind, detail),
+        _ => Err(malformed(format!("source {source:?} is neither {SOURCE} nor aws.ec2"))),
+    }
+}
+
+fn malformed(problem: String) -> ApiError {
+    ApiError {
+        code: "malformed_event",
+        message: format!("an event that cannot be understood: {problem}"),
+        what_to_do: "nothing was changed; update the functions and the nodes to the same release, and look at who put it".into(),
+    }
+}
+
+fn of_ours(event: Event) -> Waking {
+    let cluster = event.cluster().clone();
+    let hint = match event {
+        Event::HolderSuspected(told) => Hint::Suspected {
+            node: told.node,
+            epoch: told.epoch,
+            beat: told.beat,
+            silent_ms: told.silent_ms,
+            hears: told.peer_link,
+        },
+        Event::ResourceFailed(told) => {
+            Hint::ResourceFailed { node: told.node, epoch: told.epoch, resource: told.resource, reason: told.reason }
+        }
+        Event::HandoverRequested(told) if told.released => {
+            Hint::Released { node: told.node, epoch: told.epoch, reason: told.reason }
+        }
+        Event::HandoverRequested(told) => Hint::Relief { node: told.node, epoch: told.epoch, reason: told.reason },
+        Event::NodeJoined(told) => Hint::Joined { node: told.node },
+        Event::FailoverAccepted(told) => {
+            return Waking::Accepted { cluster, rule: told.rule, holder: told.holder, epoch: told.epoch };
+        }
+        // The functions' own words, and what only people read.
+        other @ (Event::ReplicaStateChanged(_)
+        | Event::FailoverNominated(_)
+        | Event::FailoverCompleted(_)
+        | Event::FailoverBlocked(_)
+        | Event::DriftCorrected(_)) => return Waking::Ignored { what: other.detail_type().into() },
+    };
+    Waking::Hint { cluster, hint }
+}
+
+fn of_ec2(kind: &str, detail: &Value) -> Result<Waking, ApiError> {
+    let text = |key: &str| {
+        detail.get(key).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| malformed(format!("{kind}: detail.{key} is missing")))
+    };
+    // By the id in the detail: the ARN of a spot warning is malformed (no account).
+    let instance = InstanceId::new(text("instance-id")?).map_err(|error| malformed(format!("{kind}: {error}")))?;
+    let hint = match kind {
+        "EC2 Instance State-change Notification" => {
+            let state = text("state")?;
+            if state != "stopped" && state != "terminated" {
+                return Ok(Waking::Ignored { what: format!("{instance} is {state}") });
+            }
+            Hint::InstanceState { instance: instance.clone(), state }
+        }
+        "EC2 Spot Instance Interruption Warning" => {
+            Hint::Interruption { instance: instance.clone(), action: text("instance-action")? }
+        }
+        _ => return Err(malformed(format!("detail-type {kind:?} of aws.ec2 is none that asks for anything"))),
+    };
+    Ok(Waking::Instance { instance, hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_nodes_suspicion_is_a_hint() {
+        let event = json!({ "source": "leasehold", "detail-type": "Holder Suspected", "detail": {
+            "v": 1, "cluster": "web", "node": "b", "epoch": 7, "beat": 12, "silent_ms": 1833, "peer_link": false } });
+        let Ok(Waking::Hint { cluster, hint: Hint::Suspected { node, hears, .. } }) = understand(&event) else {
+            panic!("{:?}", understand(&event))
+        };
+        assert_eq!((cluster.as_str(), node.as_str(), hears), ("web", "b", false));
+    }
+
+    #[test]
+    fn a_spot_warning_goes_by_the_id_in_its_detail() {
+        let event = json!({ "source": "aws.ec2", "detail-type": "EC2 Spot Instance Interruption Warning",
+            "resources": ["arn:aws:ec2:us-east-2a:instance/i-0a"], "detail": { "instance-id": "i-0a", "instance-action": "stop" } });
+        assert!(matches!(understand(&event), Ok(Waking::Instance { hint: Hint::Interruption { .. }, .. })));
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_one_clear_error() {
+        let good = json!({ "v": 1, "cluster": "web", "node": "b", "instance": "i-0b", "incarnation": "x" });
+        let mut newer = good.clone();
+        newer["v"] = json!(2);
+        for (event, part) in [
+            (json!({ "source": "leasehold" }), "detail-type"),
+            (json!({ "source": "leasehold", "detail-type": "Node Joined" }), "detail is missing"),
+            (json!({ "source": "leasehold", "detail-type": "Node Joined", "detail": {} }), "Node Joined"),
+            (json!({ "source": "leasehold", "detail-type": "Node Joined", "detail": newer }), "newer"),
+            (json!({ "source": "leasehold", "detail-type": "Nodes Joined", "detail": good }), "none of leasehold's"),
+            (json!({ "source": "other", "detail-type": "Node Joined", "detail": good }), "other"),
+            (json!({ "source": "aws.ec2", "detail-type": "EC2 Instance State-change Notification", "detail": {} }), "instance-id"),
+        ] {
+            let error = understand(&event).expect_err("malformed");
+            assert_eq!(error.code, "malformed_event");
+            assert!(error.message.contains(part), "{part} in {}", error.message);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Gathering what a decision rests on: little first, more only where the decision asks for it.
+
+use crate::cloud::{Cloud, CloudError, mark};
+use crate::decide::{Hint, Marks, Missing, Observation, Sighting};
+use futures::future::try_join_all;
+use lease::config::ClusterConfig;
+use lease::ids::{ClusterId, InstanceId, Lineage, NodeId};
+use lease::record::Row;
+use lease::time::Millis;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why nothing could be decided at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    #[error("there is no cluster {0} in this deployment")]
+    NoCluster(ClusterId),
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+}
+
+/// Between two looks at something that is expected to change.
+const PACE: Millis = Millis(250);
+
+/// The row and the configuration: enough for most hints.
+///
+/// # Errors
+/// [`Trouble`]; nothing was changed.
+pub async fn begin(cloud: &impl Cloud, cluster: &ClusterId, hint: Hint) -> Result<Observation, Trouble> {
+    let (row, config) = futures::try_join!(cloud.row(cluster), cloud.config(cluster))?;
+    let config = config.ok_or_else(|| Trouble::NoCluster(cluster.clone()))?;
+    Ok(Observation {
+        hint,
+        config,
+        row,
+        heartbeats: None,
+        instances: None,
+        instance_looks: 0,
+        row_moves: None,
+        gave_up_on: BTreeSet::new(),
+        marks: marks(cloud),
+    })
+}
+
+/// New marks, for a new intended write.
+pub fn marks(cloud: &impl Cloud) -> Marks {
+    let lineage = Lineage::new(mark(cloud).as_str()).expect("hexadecimal digits are a valid name");
+    Marks { intent: mark(cloud), lineage }
+}
+
+/// Adds what is missing to `seen`. After a look that took time the row is read again.
+///
+/// # Errors
+/// [`CloudError`]; `seen` is as it was, or has more.
+pub async fn look(cloud: &impl Cloud, seen: &mut Observation, missing: &[Missing]) -> Result<(), CloudError> {
+    let mut slow = false;
+    for what in missing {
+        match what {
+            Missing::Heartbeats => seen.heartbeats = Some(heartbeats(cloud, &seen.config).await?),
+            Missing::Movement { nodes, within } => {
+                slow = true;
+                movement(cloud, seen, nodes, *within).await?;
+            }
+            Missing::Instances { after } => {
+                if *after > Millis::ZERO {
+                    slow = true;
+                    cloud.sleep(*after).await;
+                }
+                let ids: Vec<InstanceId> = seen.config.nodes.iter().map(|node| node.instance.clone()).collect();
+                seen.instances = Some(cloud.instances(&ids).await?);
+                seen.instance_looks += 1;
+            }
+            Missing::RowMovement { within } => {
+                let before = seen.row.clone();
+                seen.row_moves = Some(row_moves(cloud, &seen.config.cluster, before.as_ref(), *within).await?);
+                slow = true;
+            }
+        }
+    }
+    if slow {
+        seen.row = cloud.row(&seen.config.cluster).await?;
+    }
+    Ok(())
+}
+
+/// Every node's heartbeat, read at once.
+///
+/// # Errors
+/// [`CloudError`] of the first read that failed.
+pub async fn heartbeats(cloud: &impl Cloud, config: &ClusterConfig) -> Result<BTreeMap<NodeId, Sighting>, CloudError> {
+    let reads = config.nodes.iter().map(|member| async {
+        Ok::<_, CloudError>((member.name.clone(), cloud.heartbeat(&config.cluster, &member.name).await?))
+    });
+    let found = try_join_all(reads).await?;
+    Ok(found.into_iter().filter_map(|(node, sighting)| Some((node, sighting?))).collect())
+}
+
+async fn movement(
+    cloud: &impl Cloud,
+    seen: &mut Observation,
+    nodes: &BTreeSet<NodeId>,
+    within: Millis,
+) -> Result<(), CloudError> {
+    let heartbeats = seen.heartbeats.get_or_insert_default();
+    let before: BTreeMap<NodeId, u64> =
+        nodes.iter().map(|node| (node.clone(), heartbeats.get(node).map_or(0, |sighting| sighting.seq))).collect();
+    let ends = cloud.elapsed().plus(within);
+    let mut still: BTreeSet<NodeId> = nodes.clone();
+    loop {
+        cloud.sleep(PACE).await;
+        for node in still.clone() {
+            let Some(found) = cloud.heartbeat(&seen.config.cluster, &node).await? else { continue };
+            if found.seq > before[&node] {
+                heartbeats.insert(node.clone(), Sighting { advanced: Some(true), ..found });
+                still.remove(&node);
+            }
+        }
+        if still.is_empty() {
+            return Ok(());
+        }
+        if cloud.elapsed() >= ends {
+            for node in still {
+                if let Some(sighting) = heartbeats.get_mut(&node) {
+                    sighting.advanced = Some(false);
+                }
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Whether (epoch, beat) moves from where `before` has it, looking for at most `within`.
+///
+/// # Errors
+/// [`CloudError`] of a read.
+pub async fn row_moves(
+    cloud: &impl Cloud,
+    cluster: &ClusterId,
+    before: Option<&Row>,
+    within: Millis,
+) -> Result<bool, CloudError> {
+    let place = |row: &Row| (row.epoch, row.beat);
+    let ends = cloud.elapsed().plus(within);
+    loop {
+        let left = ends.minus(cloud.elapsed());
+        if left == Millis::ZERO {
+            return Ok(false);
+        }
+        cloud.sleep(PACE.min(left)).await;
+        let found = cloud.row(cluster).await?;
+        if found.as_ref().map(place) != before.map(place) {
+            return Ok(true);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Carrying out what wakes `failover`, each to its JSON answer.
+
+use crate::api::{Action, ApiError, Request, refused};
+use crate::cloud::{Cloud, CloudError, mark};
+use crate::converge::Deadline;
+use crate::decide::Hint;
+use crate::event::{Waking, understand};
+use crate::failover::{Answer, Ending, follow, run};
+use crate::observe::Trouble;
+use crate::report::record;
+use crate::{dry_run, status};
+use lease::change::{Change, Refusal};
+use lease::ids::{ClusterId, InstanceId};
+use lease::outcome::Outcome;
+use lease::record::{Pause, Row};
+use lease::rules::Rule;
+use lease::time::Millis;
+use serde_json::{Value, json};
+
+/// Handles one payload of `failover`. Always answers; what could not be done says so.
+pub async fn handle(cloud: &impl Cloud, clusters: &[ClusterId], payload: &Value, deadline: Deadline) -> Value {
+    let answer = match understand(payload) {
+        Ok(waking) => act(cloud, clusters, waking, deadline).await,
+        Err(error) => Err(error),
+    };
+    answer.unwrap_or_else(|error| {
+        tracing::error!(code = error.code, message = %error.message, "refused");
+        error.to_json()
+    })
+}
+
+async fn act(
+    cloud: &impl Cloud,
+    clusters: &[ClusterId],
+    waking: Waking,
+    deadline: Deadline,
+) -> Result<Value, ApiError> {
+    let said = |cluster: &ClusterId, result: Result<Answer, Trouble>| match result {
+        Ok(answer) => Ok(of_event(&answer)),
+        Err(error) => Err(trouble(error, cluster, clusters)),
+    };
+    match waking {
+        Waking::Ignored { what } => Ok(json!({ "outcome": "nothing", "reason": format!("{what} asks for nothing") })),
+        Waking::Hint { cluster, hint } => said(&cluster, run(cloud, &cluster, hint, deadline).await),
+        Waking::Accepted { cluster, rule, holder, epoch } => {
+            said(&cluster, follow(cloud, &cluster, rule, &holder, epoch, deadline).await)
+        }
+        Waking::Instance { instance, hint } => {
+            let Some(cluster) = owner(cloud, clusters, &instance).await? else {
+                let reason = format!("{instance} belongs to no cluster of this deployment");
+                return Ok(json!({ "outcome": "nothing", "reason": reason }));
+            };
+            said(&cluster, run(cloud, &cluster, hint, deadline).await)
+        }
+        Waking::Request(request) => by_hand(cloud, clusters, request, deadline).await,
+    }
+}
+
+/// The answer to an event goes to a log, if anywhere: the decision in short.
+fn of_event(answer: &Answer) -> Value {
+    tracing::info!(
+        cluster = %answer.cluster, rule = %answer.rule, outcome = ?answer.outcome, reason = %answer.reason, "decided"
+    );
+    json!(answer)
+}
+
+/// The cluster that `instance` is a node of.
+async fn owner(cloud: &impl Cloud, clusters: &[ClusterId], instance: &InstanceId) -> Result<Option<ClusterId>, ApiError> {
+    let configs = futures::future::join_all(clusters.iter().map(|cluster| cloud.config(cluster))).await;
+    let mut unreadable = None;
+    for config in configs {
+        match config {
+            Ok(Some(config)) if config.nodes.iter().any(|node| node.instance == *instance) => {
+                return Ok(Some(config.cluster));
+            }
+            Ok(_) => {}
+            // Another cluster's bad configuration must not keep this one from being served.
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    unreadable.map_or(Ok(None), |error| Err(ApiError::unavailable(error.to_string())))
+}
+
+async fn by_hand(
+    cloud: &impl Cloud,
+    clusters: &[ClusterId],
+    request: Request,
+    deadline: Deadline,
+) -> Result<Value, ApiError> {
+    let cluster = &request.cluster;
+    let trouble = |error: Trouble| trouble(error, cluster, clusters);
+    match request.action {
+        Action::Status => status::status(cloud, cluster).await.map_err(trouble),
+        Action::Plan { to } => dry_run::plan(cloud, cluster, to.as_ref()).await.map_err(trouble)?,
+        Action::Switchover { to, reason } => {
+            let hint = Hint::Switchover { to, reason };
+            run(cloud, cluster, hint, deadline).await.map(|answer| of_request(&answer)).map_err(trouble)
+        }
+        Action::Failover { to, accept_data_loss, force_stop, reason } => {
+            let hint = Hint::Force { to, accept_data_loss, force_stop, reason };
+            run(cloud, cluster, hint, deadline).await.map(|answer| of_request(&answer)).map_err(trouble)
+        }
+        Action::Pause { reason } => {
+            let pause = Change::Pause(Pause { reason: reason.clone() });
+            let row = change(cloud, cluster, &pause).await.map_err(trouble)?;
+            Ok(paused(cloud, cluster, row, true, &reason).await)
+        }
+        Action::Resume => {
+            let row = change(cloud, cluster, &Change::Resume).await.map_err(trouble)?;
+            Ok(paused(cloud, cluster, row, false, "").await)
+        }
+        Action::History { limit } => {
+            if cloud.config(cluster).await.map_err(|error| trouble(error.into()))?.is_none() {
+                return Err(ApiError::unknown_cluster(cluster, clusters));
+            }
+            let found = cloud.history(cluster, limit).await.map_err(|error| trouble(error.into()))?;
+            let events: Vec<Value> = found
+                .into_iter()
+                .map(|(time, id, detail)| {
+                    let mut event = json!({ "time": time, "id": id });
+                    if let (Some(event), Value::Object(detail)) = (event.as_object_mut(), detail) {
+                        event.extend(detail);
+                    }
+                    event
+                })
+                .collect();
+            Ok(json!({ "cluster": cluster, "events": events }))
+        }
+    }
+}
+
+fn of_request(answer: &Answer) -> Value {
+    tracing::info!(
+        cluster = %answer.cluster, rule = %answer.rule, outcome = ?answer.outcome, reason = %answer.reason, "decided by hand"
+    );
+    if answer.outcome == Ending::Blocked {
+        return refused(answer.rule, &answer.reason, answer.what_to_do.as_deref().unwrap_or("see status"));
+    }
+    json!(answer)
+}
+
+fn trouble(error: Trouble, cluster: &ClusterId, clusters: &[ClusterId]) -> ApiError {
+    match error {
+        Trouble::NoCluster(_) => ApiError::unknown_cluster(cluster, clusters),
+        Trouble::Cloud(error) => ApiError::unavailable(error.to_string()),
+    }
+}
+
+/// Applies a change that holds on any row, however it moves meanwhile: a holder writes more than once a second.
+async fn change(cloud: &impl Cloud, cluster: &ClusterId, change: &Change) -> Result<Result<Row, String>, Trouble> {
+    const BUDGET: Millis = Millis(1_500);
+    let (row, config) = futures::try_join!(cloud.row(cluster), cloud.config(cluster))?;
+    if config.is_none() {
+        return Err(Trouble::NoCluster(cluster.clone()));
+    }
+    let mut row = row;
+    let mut last = String::new();
+    for _ in 0..10 {
+        let Some(found) = row else {
+            return Ok(Err(format!("cluster {cluster} has no lease yet: none of its nodes has ever joined")));
+        };
+        let write = match change.on(&found, mark(cloud)) {
+            Ok(write) => write,
+            Err(Refusal::AlreadyPaused { reason }) => return Ok(Err(format!("it is paused already: {reason}"))),
+            Err(refusal) => return Ok(Err(refusal.to_string())),
+        };
+        row = match cloud.write(&write, BUDGET).await {
+            Outcome::Applied(row) => return Ok(Ok(*row)),
+            Outcome::Refused { found } => found.map(|row| *row),
+            Outcome::Superseded { found } => Some(*found),
+            Outcome::NotApplied { problem } | Outcome::Unknown { problem } => {
+                last = problem;
+                cloud.row(cluster).await?
+            }
+        };
+    }
+    Err(Trouble::Cloud(CloudError::Table(format!("the row kept moving, or did not answer: {last}"))))
+}
+
+async fn paused(
+    cloud: &impl Cloud,
+    cluster: &ClusterId,
+    row: Result<Row, String>,
+    pause: bool,
+    reason: &str,
+) -> Value {
+    match row {
+        Ok(row) => {
+            let kind = if pause { "Paused" } else { "Resumed" };
+            record(cloud, cluster, kind, json!({ "reason": reason, "epoch": row.epoch }), None).await;
+            json!({ "cluster": cluster, "paused": pause, "reason": reason })
+        }
+        Err(why) => refused(if pause { Rule::R100 } else { Rule::R120 }, &why, "see status"),
+    }
+}

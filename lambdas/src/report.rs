@@ -1,0 +1,121 @@
+//! What a run leaves behind: its timeline, items of the history, events on the bus, lines in the log.
+//!
+//! Nothing of it is needed for the next decision, so a failure to tell is logged and never stops an act.
+
+use crate::cloud::{Cloud, mark};
+use crate::decide::{Decision, Observation, inputs};
+use lease::events::{EVENT_VERSION, Event, Step, Timeline};
+use lease::ids::{Beat, ClusterId, Epoch, NodeId};
+use lease::rules::Rule;
+use lease::time::Millis;
+use serde_json::{Value, json};
+use std::sync::Mutex;
+
+/// The steps of one run as they happen. Shared by what runs at the same time.
+#[derive(Debug)]
+pub struct Story {
+    began: Millis,
+    wall: String,
+    silent_ms: Option<Millis>,
+    steps: Mutex<Vec<Step>>,
+}
+
+impl Story {
+    /// Begins now.
+    #[must_use]
+    pub fn begin(cloud: &impl Cloud, silent_ms: Option<Millis>) -> Self {
+        Self { began: cloud.elapsed(), wall: cloud.wall_clock(), silent_ms, steps: Mutex::default() }
+    }
+
+    pub fn step(&self, cloud: &impl Cloud, what: impl Into<String>) {
+        let at_ms = cloud.elapsed().minus(self.began);
+        let mut steps = self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        steps.push(Step { at_ms, what: what.into() });
+    }
+
+    /// The timeline so far.
+    #[must_use]
+    pub fn timeline(&self, cloud: &impl Cloud, what: Moved) -> Timeline {
+        let mut steps = self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        steps.sort_by_key(|step| step.at_ms);
+        Timeline {
+            id: mark(cloud),
+            rule: what.rule,
+            reason: what.reason,
+            from: what.from,
+            to: what.to,
+            epoch: what.epoch,
+            began: self.wall.clone(),
+            silent_ms: self.silent_ms,
+            steps,
+        }
+    }
+}
+
+/// What a timeline is about.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    pub rule: Rule,
+    pub reason: String,
+    pub from: Option<NodeId>,
+    pub to: NodeId,
+    pub epoch: Epoch,
+}
+
+/// Adds to the history; `kind` says what it is, e.g. an event's detail-type.
+pub async fn record(cloud: &impl Cloud, cluster: &ClusterId, kind: &str, detail: Value, decision: Option<Value>) {
+    let mut item = json!({ "v": EVENT_VERSION, "kind": kind, "detail": detail });
+    if let Some(decision) = decision {
+        item["decision"] = decision;
+    }
+    let id = mark(cloud).as_str()[..8].to_owned();
+    if let Err(error) = cloud.record(cluster, &cloud.wall_clock(), &id, &item.to_string()).await {
+        tracing::warn!(%cluster, kind, %error, "not recorded in the history");
+    }
+}
+
+/// Records an event and puts it on the bus.
+pub async fn tell(cloud: &impl Cloud, event: Event, decision: Option<Value>) {
+    let cluster = event.cluster().clone();
+    let kind = event.detail_type();
+    let detail: Value = serde_json::from_str(&event.detail()).unwrap_or_default();
+    tracing::info!(%cluster, kind, %detail, "told");
+    let announced = async {
+        if let Err(error) = cloud.announce(&event).await {
+            tracing::warn!(%cluster, kind, %error, "not put on the bus");
+        }
+    };
+    futures::join!(record(cloud, &cluster, kind, detail, decision), announced);
+}
+
+/// A decision with everything that it rested on, as the history keeps it.
+#[must_use]
+pub fn decision_record(decision: &Decision, seen: &Observation) -> Value {
+    json!({
+        "rule": decision.rule, "says": decision.rule.says(), "reason": decision.reason,
+        "notes": decision.notes, "inputs": inputs(seen),
+    })
+}
+
+/// How far back a repeated telling is looked for.
+const RECENT: usize = 12;
+
+/// Whether the history already says this rule about this (epoch, beat): standbys repeat their suspicion every second,
+/// and operators need to read it once.
+pub async fn is_told(cloud: &impl Cloud, cluster: &ClusterId, rule: Rule, epoch: Epoch, beat: Beat) -> bool {
+    let Ok(history) = cloud.history(cluster, RECENT).await else { return false };
+    history.iter().any(|(_, _, item)| {
+        let decision = &item["decision"];
+        decision["rule"] == json!(rule)
+            && decision["inputs"]["row"]["epoch"] == json!(epoch)
+            && decision["inputs"]["row"]["beat"] == json!(beat)
+    })
+}
+
+/// Whether the history knows that the move to `epoch` was completed.
+pub async fn is_completed(cloud: &impl Cloud, cluster: &ClusterId, epoch: Epoch) -> bool {
+    let Ok(history) = cloud.history(cluster, RECENT).await else { return false };
+    history.iter().any(|(_, _, item)| {
+        item["kind"] == "Failover Completed" && item["detail"]["timeline"]["epoch"] == json!(epoch)
+    })
+}

@@ -1,0 +1,232 @@
+//! The backstop, every minute: looks at each cluster twice within seconds and does what no event has led to. Not the
+//! detector: that is the standbys.
+
+use crate::cloud::{Cloud, mark};
+use crate::converge::{Deadline, converge};
+use crate::decide::{Hint, Sighting, acceptance_limit};
+use crate::failover::{Ending, run, run_without};
+use crate::metrics::Measures;
+use crate::observe::{Trouble, heartbeats};
+use crate::report::{Story, record, tell};
+use futures::future::join_all;
+use lease::change::Change;
+use lease::config::ClusterConfig;
+use lease::events::{DriftCorrected, EVENT_VERSION, Event};
+use lease::ids::{ClusterId, NodeId, Nonce};
+use lease::record::Row;
+use lease::time::Millis;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+/// What a warm function remembers between visits: the requests to move that it has seen, and when first. A hint only:
+/// a cold start forgets it, and then a request stands a minute longer.
+#[derive(Debug, Default)]
+pub struct Memory {
+    intents: Mutex<BTreeMap<ClusterId, (Nonce, Millis)>>,
+}
+
+/// What one visit found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Visit {
+    pub measures: Measures,
+    /// In words, for the answer and the log.
+    pub did: Vec<String>,
+}
+
+/// Visits every cluster. One cluster's failure does not stop the others.
+pub async fn visit_all(cloud: &impl Cloud, clusters: &[ClusterId], memory: &Memory, deadline: Deadline) -> Vec<(ClusterId, Visit)> {
+    let visits = clusters.iter().map(|cluster| async move {
+        let visit = match visit(cloud, cluster, memory, deadline).await {
+            Ok(visit) => visit,
+            Err(error) => {
+                tracing::error!(%cluster, %error, "the visit failed");
+                let measures = Measures { failed_visits: 1, ..Measures::default() };
+                Visit { measures, did: vec![format!("failed: {error}")] }
+            }
+        };
+        (cluster.clone(), visit)
+    });
+    join_all(visits).await
+}
+
+/// Visits one cluster.
+///
+/// # Errors
+/// [`Trouble`] where the table or the network could not be read.
+pub async fn visit(cloud: &impl Cloud, cluster: &ClusterId, memory: &Memory, deadline: Deadline) -> Result<Visit, Trouble> {
+    let (first, config) = futures::try_join!(cloud.row(cluster), cloud.config(cluster))?;
+    let config = config.ok_or_else(|| Trouble::NoCluster(cluster.clone()))?;
+    let before = heartbeats(cloud, &config).await?;
+    // Long enough that every living node has beaten: the holder on the row, each in its heartbeat.
+    let policy = &config.policy;
+    cloud.sleep(Millis((policy.beat_ms.0 * 2).max(policy.heartbeat_ms.0 * 5 / 4) + 300)).await;
+    let (row, after) = futures::join!(cloud.row(cluster), heartbeats(cloud, &config));
+    let (row, after) = (row?, after?);
+    let mut visit = Visit { measures: measure(&config, first.as_ref(), row.as_ref(), &before, &after), did: Vec::new() };
+    let Some(row) = row else {
+        act(cloud, cluster, Hint::Look, BTreeSet::new(), deadline, &mut visit).await?;
+        return Ok(visit);
+    };
+    // A nomination that stood for its whole time and that nobody drives any more.
+    let stuck = stuck_nominee(cloud, &config, first.as_ref(), &row).await?;
+    if let Some(nominee) = &stuck {
+        visit.measures.stuck = 1;
+        visit.did.push(format!("{nominee} did not accept its nomination"));
+    }
+    let place = |row: &Row| (row.epoch, row.beat);
+    let stood = first.as_ref().map(place) == Some(place(&row));
+    match (&row.holder, stood) {
+        (None, _) => act(cloud, cluster, Hint::Look, stuck.into_iter().collect(), deadline, &mut visit).await?,
+        (Some(_), true) => {
+            let hint = Hint::StoodStill { epoch: row.epoch, beat: row.beat };
+            act(cloud, cluster, hint, stuck.into_iter().collect(), deadline, &mut visit).await?;
+        }
+        (Some(_), false) => clear_old_intent(cloud, &config, &row, memory, &mut visit).await,
+    }
+    // Also while a holder is silent: until somebody else holds, everything shall lead to it.
+    correct_drift(cloud, &config, deadline, &mut visit).await?;
+    Ok(visit)
+}
+
+async fn act(
+    cloud: &impl Cloud,
+    cluster: &ClusterId,
+    hint: Hint,
+    passed_over: BTreeSet<NodeId>,
+    deadline: Deadline,
+    visit: &mut Visit,
+) -> Result<(), Trouble> {
+    let answer = if passed_over.is_empty() {
+        run(cloud, cluster, hint, deadline).await?
+    } else {
+        run_without(cloud, cluster, hint, passed_over, deadline).await?
+    };
+    if answer.outcome != Ending::Nothing {
+        tracing::warn!(%cluster, rule = %answer.rule, outcome = ?answer.outcome, reason = %answer.reason, "no event led to this");
+    }
+    visit.did.push(format!("{} {}: {}", answer.rule, answer.says, answer.reason));
+    Ok(())
+}
+
+fn measure(
+    config: &ClusterConfig,
+    first: Option<&Row>,
+    row: Option<&Row>,
+    before: &BTreeMap<NodeId, Sighting>,
+    after: &BTreeMap<NodeId, Sighting>,
+) -> Measures {
+    let alive = |node: &NodeId| match (before.get(node), after.get(node)) {
+        (Some(before), Some(after)) => after.seq > before.seq,
+        (None, Some(_)) => true,
+        _ => false,
+    };
+    let holder = row.and_then(|row| row.holder.as_ref());
+    let standbys = config.nodes.iter().filter(|member| holder.is_none_or(|holder| holder.node != member.name));
+    let in_sync = |member: &&lease::config::Member| {
+        alive(&member.name)
+            && after.get(&member.name).is_some_and(|sighting| {
+                sighting.heartbeat.instance == member.instance
+                    && row.is_some_and(|row| row.in_sync.contains(&sighting.heartbeat.incarnation))
+            })
+    };
+    let place = |row: &Row| (row.epoch, row.beat);
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    Measures {
+        in_sync_standbys: count(standbys.filter(in_sync).count()),
+        stale_heartbeats: count(config.nodes.iter().filter(|member| !alive(&member.name)).count()),
+        holder_silent: u64::from(holder.is_some() && first.map(place) == row.map(place)),
+        nobody_holds: u64::from(holder.is_none()),
+        paused: u64::from(row.is_some_and(|row| row.paused.is_some())),
+        ..Measures::default()
+    }
+}
+
+/// The nominee of a nomination that was there at the first look and still is once its whole time has passed.
+async fn stuck_nominee(
+    cloud: &impl Cloud,
+    config: &ClusterConfig,
+    first: Option<&Row>,
+    row: &Row,
+) -> Result<Option<NodeId>, Trouble> {
+    let (Some(was), Some(is)) = (first.and_then(Row::live_nominee), row.live_nominee()) else { return Ok(None) };
+    if was != is {
+        return Ok(None);
+    }
+    cloud.sleep(acceptance_limit(config, row.ttl_ms)).await;
+    let later = cloud.row(&config.cluster).await?;
+    Ok(later.as_ref().and_then(Row::live_nominee).filter(|later| *later == is).map(|nominee| nominee.node.clone()))
+}
+
+/// A request to move whose function died would fire whenever the holder finds it possible: it is taken back once it has
+/// stood longer than any hand-over may take.
+async fn clear_old_intent(cloud: &impl Cloud, config: &ClusterConfig, row: &Row, memory: &Memory, visit: &mut Visit) {
+    let now = cloud.elapsed();
+    let old = {
+        let mut intents = memory.intents.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &row.intent {
+            None => {
+                intents.remove(&config.cluster);
+                None
+            }
+            Some(intent) => {
+                let seen = intents.entry(config.cluster.clone()).or_insert_with(|| (intent.id.clone(), now));
+                if seen.0 != intent.id {
+                    *seen = (intent.id.clone(), now);
+                }
+                let limit = config.policy.handover_limit_ms.plus(Millis(5_000));
+                (now.minus(seen.1) > limit).then(|| intent.clone())
+            }
+        }
+    };
+    let Some(intent) = old else { return };
+    visit.measures.stuck = 1;
+    let mut row = row.clone();
+    for _ in 0..5 {
+        let Ok(write) = (Change::ClearIntent { id: intent.id.clone() }).on(&row, mark(cloud)) else { return };
+        match cloud.write(&write, Millis(1_500)).await {
+            lease::outcome::Outcome::Applied(_) => break,
+            lease::outcome::Outcome::Refused { found: Some(found) } | lease::outcome::Outcome::Superseded { found } => row = *found,
+            _ => return,
+        }
+    }
+    visit.did.push(format!("took back the request to move to {}: nobody took it", intent.to));
+    let detail = json!({ "to": intent.to, "epoch": row.epoch, "reason": "taken back by watch: it stood longer than handover_limit_ms" });
+    record(cloud, &config.cluster, "Move Not Taken", detail, None).await;
+}
+
+async fn correct_drift(
+    cloud: &impl Cloud,
+    config: &ClusterConfig,
+    deadline: Deadline,
+    visit: &mut Visit,
+) -> Result<(), Trouble> {
+    let story = Story::begin(cloud, None);
+    let network = converge(cloud, config, None, deadline, &story).await?;
+    visit.measures.routes_corrected = u64::try_from(network.changed.len()).unwrap_or(u64::MAX);
+    let left = network.failed.len() + network.problems.len();
+    visit.measures.network_problems = u64::try_from(left).unwrap_or(u64::MAX);
+    if network.holder.is_some() {
+        for problem in network.problems.iter().chain(&network.failed) {
+            tracing::warn!(cluster = %config.cluster, %problem, "the network does not match");
+            visit.did.push(problem.clone());
+        }
+    }
+    let (Some(epoch), false) = (network.epoch, network.changed.is_empty()) else { return Ok(()) };
+    visit.did.extend(network.changed.iter().map(|change| format!("corrected {change}")));
+    let event = Event::DriftCorrected(DriftCorrected {
+        v: EVENT_VERSION,
+        cluster: config.cluster.clone(),
+        epoch,
+        changes: network.changed,
+    });
+    tell(cloud, event, Some(json!({ "holder": network.holder }))).await;
+    Ok(())
+}
+
+/// The visits as the function answers them.
+#[must_use]
+pub fn answer(visits: &[(ClusterId, Visit)]) -> Value {
+    let told = visits.iter().map(|(cluster, visit)| (cluster.to_string(), json!({ "did": visit.did })));
+    json!({ "clusters": Value::Object(told.collect()) })
+}
