@@ -1,1 +1,106 @@
-fn main() {}
+//! `leasehold`: the daemon of a node, and the operator's verbs on it.
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use sidecar::config::{DEFAULT_SOCKET, NodeConfig};
+use sidecar::{admin, resources, run, screen, tls};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// High availability for EC2 instances: a lease, an address and a workload that only the lease's holder runs.
+#[derive(Debug, Parser)]
+#[command(name = "leasehold", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run this node's daemon
+    Node {
+        /// The node's configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Only read the configuration and tell every mistake in it
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show what this node believes: who serves, why, and what would happen now
+    Status {
+        /// The daemon's admin socket
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+        socket: PathBuf,
+        /// Everything, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Enter a cgroup and become a command; how the daemon starts everything of the workload
+    #[command(hide = true)]
+    Launch {
+        #[arg(long)]
+        cgroup: PathBuf,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match start(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("leasehold: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Node { config, check } => {
+            let config = NodeConfig::load(&config)?;
+            if check {
+                println!("node {} of cluster {}: the configuration is good", config.node, config.cluster);
+                return Ok(ExitCode::SUCCESS);
+            }
+            node(config)
+        }
+        Verb::Status { socket, json } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let status = runtime.block_on(admin::ask(&socket))?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&status)?);
+            } else {
+                print!("{}", screen::render(&status));
+            }
+            // For scripts: 0 well, 2 something needs an operator.
+            Ok(if screen::is_well(&status) { ExitCode::SUCCESS } else { ExitCode::from(2) })
+        }
+        Verb::Launch { cgroup, command } => Err(resources::command::launch(&cgroup, &command).into()),
+    }
+}
+
+fn node(config: NodeConfig) -> anyhow::Result<ExitCode> {
+    let filter = EnvFilter::try_from_env("LEASEHOLD_LOG").unwrap_or_else(|_| EnvFilter::new("info,aws_config=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    // A part that panicked must not leave a half-living node behind: the kernel takes the address away, and whoever
+    // started the daemon ends what it started.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+    tls::install();
+    // The core runs on the main thread, so that nothing on the two others delays it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(run::daemon(config)).context("the daemon ended");
+    // Whatever still hangs in a thread has nothing left to do.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
+}

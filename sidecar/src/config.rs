@@ -1,0 +1,281 @@
+//! The daemon's one configuration file. What the whole cluster shares (members, addresses, timers) stands in the
+//! cluster's configuration item instead, so that no two nodes can disagree about it.
+
+use crate::resources::{Check, Resource};
+use lease::fields::{Fields, Problem, Problems, millis, number, parsed, text, texts};
+use lease::ids::{ClusterId, NodeId};
+use lease::time::Millis;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// `node.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    /// DynamoDB table and EventBridge bus of the deployment.
+    pub table: String,
+    pub bus: String,
+    /// Region of both; by default the one that the SDK's chain finds, which on EC2 is the instance's.
+    pub region: Option<String>,
+    /// Where this node keeps what must survive its restart: replica identity, key, pins. Owned by one daemon.
+    pub state_dir: PathBuf,
+    pub peer: PeerConfig,
+    /// The interface that carries the virtual addresses while this node is active.
+    pub interface: String,
+    /// Where Prometheus scrapes; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// The UNIX socket of the local operator.
+    pub admin_socket: PathBuf,
+    /// The workload's cgroup; by default `workload` inside the daemon's own.
+    pub cgroup: Option<PathBuf>,
+    /// How to reboot a machine that does not stop serving; by default the kernel's own way (sysrq).
+    pub fence: Option<Vec<String>>,
+    /// Started in this order, stopped in the opposite one.
+    pub resources: Vec<Resource>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    pub listen: SocketAddr,
+    /// Where peers reach it; by default the instance's primary private address and `listen`'s port.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// Why there is no configuration. The text names the file in each line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: cannot be read: {error}; `leasehold node` takes its file by --config", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{}: not TOML: {problem}", path.display())]
+    NotToml { path: PathBuf, problem: String },
+    #[error("{}", problems.0.iter().map(|problem| format!("{}: {problem}", path.display())).collect::<Vec<_>>().join("\n"))]
+    Wrong { path: PathBuf, problems: Problems },
+}
+
+impl NodeConfig {
+    /// # Errors
+    /// [`ConfigError`], with every mistake at once.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let content = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        let value: Value = toml::from_str(&content)
+            .map_err(|error| ConfigError::NotToml { path: path.to_owned(), problem: error.to_string() })?;
+        Self::read(&value).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
+    }
+
+    /// # Errors
+    /// [`Problems`], with every mistake at once.
+    pub fn read(value: &Value) -> Result<Self, Problems> {
+        let mut top = Fields::of("", value).map_err(|problem| Problems(vec![problem]))?;
+        let cluster = top.required("cluster", "the cluster's name", parsed::<ClusterId>);
+        let node = top.required("node", "this node's name in the cluster", parsed::<NodeId>);
+        let table = top.required("table", "the deployment's DynamoDB table", text);
+        let bus = top.required("bus", "the deployment's EventBridge bus", text);
+        let region = top.optional("region", text);
+        let state_dir =
+            top.optional("state_dir", absolute).unwrap_or_else(|| PathBuf::from("/var/lib/leasehold"));
+        let peer = top.table("peer", |peer| {
+            let listen = peer.optional("listen", socket);
+            let advertise = peer.optional("advertise", |value| {
+                let address = socket(value)?;
+                if address.ip().is_unspecified() || address.port() == 0 {
+                    return Err("an address that peers can dial, such as 10.0.1.10:7400".into());
+                }
+                Ok(address)
+            });
+            Some((listen, advertise))
+        });
+        let (listen, advertise) = peer.unwrap_or_default();
+        let interface = top.table("address", |address| address.optional("interface", interface_name));
+        let metrics = top.table("metrics", |metrics| metrics.required("listen", "such as 127.0.0.1:9400", socket));
+        let admin_socket = top.table("admin", |admin| admin.required("socket", "the socket's path", absolute));
+        let cgroup = top.table("workload", |workload| workload.optional("cgroup", absolute));
+        let fence = top.table("fence", |fence| fence.required("command", "the command that reboots", command));
+        let resources = top.tables("resource", resource);
+        let distinct: BTreeSet<&str> = resources.iter().map(|resource| resource.name.as_str()).collect();
+        if distinct.len() != resources.len() {
+            top.bad("resource", "each resource needs its own name");
+        }
+        let problems = top.finish();
+        match (cluster, node, table, bus) {
+            (Some(cluster), Some(node), Some(table), Some(bus)) if problems.is_empty() => Ok(Self {
+                cluster,
+                node,
+                table,
+                bus,
+                region,
+                state_dir,
+                peer: PeerConfig { listen: listen.unwrap_or_else(default_listen), advertise },
+                interface: interface.unwrap_or_else(|| "lo".into()),
+                metrics,
+                admin_socket: admin_socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
+                cgroup,
+                fence,
+                resources,
+            }),
+            _ => Err(Problems(problems)),
+        }
+    }
+}
+
+/// Where the admin socket is unless the configuration says otherwise; the operator's verbs look there.
+pub const DEFAULT_SOCKET: &str = "/run/leasehold/node.sock";
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 7400))
+}
+
+fn resource(fields: &mut Fields<'_>) -> Option<Resource> {
+    let name = fields.required("name", "the resource's name", |value| {
+        let name = text(value)?;
+        let fits = name.len() <= 40 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        // The name becomes a cgroup's directory name.
+        if fits { Ok(name) } else { Err("use 1 to 40 of a-z, A-Z, 0-9, '-' and '_'".to_owned()) }
+    });
+    fields.required("kind", "\"script\" is the only kind so far", |value| match value.as_str() {
+        Some("script") => Ok(()),
+        _ => Err("use \"script\", the only kind so far".to_owned()),
+    });
+    let start = fields.required("start", "the command that starts it, as a list", command);
+    let stop = fields.optional("stop", command);
+    let check = fields.optional("check", command);
+    let http = fields.optional("http", |value| {
+        let url = text(value)?;
+        match reqwest::Url::parse(&url) {
+            Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => Ok(url),
+            _ => Err("a URL such as http://10.99.0.10/health".to_owned()),
+        }
+    });
+    if check.is_some() && http.is_some() {
+        fields.bad("http", "use check or http, not both");
+    }
+    let start_limit = fields.optional("start_limit_ms", limit).unwrap_or(Millis(30_000));
+    let stop_limit = fields.optional("stop_limit_ms", limit).unwrap_or(Millis(10_000));
+    let check_limit = fields.optional("check_limit_ms", limit).unwrap_or(Millis(2_000));
+    let check_every = fields.optional("check_every_ms", limit).unwrap_or(Millis(5_000));
+    let failures = fields.optional("failures", |value| match number(value)? {
+        failures @ 1..=100 => Ok(failures),
+        _ => Err("use 1 to 100".to_owned()),
+    });
+    Some(Resource {
+        name: name?,
+        start: start?,
+        stop,
+        check: check.map(Check::Command).or(http.map(Check::Http)),
+        start_limit,
+        stop_limit,
+        check_limit,
+        check_every,
+        failures: failures.unwrap_or(2),
+    })
+}
+
+fn limit(value: &Value) -> Result<Millis, String> {
+    match millis(value)? {
+        // Below, the scheduler alone would break it; above, no failover waits.
+        limit @ Millis(100..=3_600_000) => Ok(limit),
+        _ => Err("use 100 to 3600000".into()),
+    }
+}
+
+fn socket(value: &Value) -> Result<SocketAddr, String> {
+    parsed::<SocketAddr>(value).map_err(|_| "an address and a port, such as 10.0.1.10:7400".into())
+}
+
+fn absolute(value: &Value) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text(value)?);
+    if path.is_absolute() { Ok(path) } else { Err("an absolute path".into()) }
+}
+
+fn interface_name(value: &Value) -> Result<String, String> {
+    let name = text(value)?;
+    // IFNAMSIZ is 16 with the closing zero.
+    if name.len() < 16 && !name.contains(['/', ' ']) { Ok(name) } else { Err("a network interface's name".into()) }
+}
+
+fn command(value: &Value) -> Result<Vec<String>, String> {
+    let words = texts(value)?;
+    match words.first() {
+        None => Err("a command as a list of its words, not empty".into()),
+        // There is no shell and no PATH search to depend on.
+        Some(program) if !program.starts_with('/') => Err("the command's first word must be an absolute path".into()),
+        Some(_) => Ok(words),
+    }
+}
+
+/// For callers that find a mistake only when they use the value.
+#[must_use]
+pub fn problem(key: &str, found: impl Into<String>, allowed: impl Into<String>) -> Problem {
+    Problem { key: key.into(), found: Some(found.into()), allowed: allowed.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../dist/node.toml");
+
+    fn read(text: &str) -> Result<NodeConfig, Problems> {
+        NodeConfig::read(&toml::from_str(text).expect("TOML"))
+    }
+
+    #[test]
+    fn the_shipped_example_is_good() {
+        let config = read(EXAMPLE).expect("the example");
+        assert_eq!(config.resources[0].name, "nginx");
+        assert_eq!(config.resources[0].failures, 2);
+        assert_eq!(config.admin_socket, Path::new(DEFAULT_SOCKET));
+    }
+
+    #[test]
+    fn the_least_one_takes_the_defaults() {
+        let config = read("cluster='web'\nnode='a'\ntable='t'\nbus='b'").expect("four keys are enough");
+        assert_eq!(config.peer.listen, default_listen());
+        assert_eq!((config.interface.as_str(), config.metrics), ("lo", None));
+        assert!(config.resources.is_empty());
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_with_its_place() {
+        let told = read(
+            "cluster='Web'\ntable=''\nbus='b'\ncolour='blue'\nstate_dir='here'\n[peer]\nlisten='7400'\nadvertise='0.0.0.0:7400'\n\
+             [[resource]]\nname='a b'\nkind='docker'\nstart=['nginx']\nfailures=0\n[[resource]]\nname='x'\nkind='script'\n\
+             start=['/bin/x']\ncheck=['/bin/y']\nhttp='http://x/'\nstop_limit_ms=5",
+        )
+        .expect_err("many mistakes")
+        .to_string();
+        for part in [
+            "cluster = \"Web\"",
+            "node is missing",
+            "table = \"\"",
+            "colour = \"blue\": unknown key",
+            "state_dir = \"here\": an absolute path",
+            "peer.listen",
+            "peer.advertise",
+            "resource[0].name",
+            "resource[0].kind = \"docker\"",
+            "resource[0].start",
+            "resource[0].failures = 0",
+            "resource[1].http",
+            "resource[1].stop_limit_ms = 5",
+        ] {
+            assert!(told.contains(part), "{part} in:\n{told}");
+        }
+    }
+
+    #[test]
+    fn two_resources_of_one_name_are_refused() {
+        let one = "[[resource]]\nname='x'\nkind='script'\nstart=['/bin/x']\n";
+        let told = read(&format!("cluster='web'\nnode='a'\ntable='t'\nbus='b'\n{one}{one}")).expect_err("the same twice");
+        assert!(told.to_string().contains("its own name"), "{told}");
+    }
+
+    #[test]
+    fn the_file_is_named_in_every_line() {
+        let error = NodeConfig::load(Path::new("/nonexistent/node.toml")).expect_err("no file");
+        assert!(error.to_string().contains("/nonexistent/node.toml: cannot be read"), "{error}");
+    }
+}

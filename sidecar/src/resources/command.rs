@@ -1,0 +1,159 @@
+//! One command of a resource: in its cgroup, within its limit, with an environment that is written down and nothing else.
+
+use super::Surroundings;
+use super::cgroup::Cgroup;
+use lease::ids::Epoch;
+use lease::time::Millis;
+use std::collections::VecDeque;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+
+/// What is kept of a command's output, for the reason that it failed.
+const OUTPUT_KEPT_BYTES: usize = 2 * 1024;
+/// Output is read at most this much at a time, and then not for a while: 1.3 MB/s. A process that floods its output waits
+/// for the pipe, as on a slow terminal, and takes no time from this daemon.
+const OUTPUT_READ_BYTES: usize = 64 * 1024;
+const OUTPUT_PAUSE: Millis = Millis(50);
+/// PATH of every command.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a command did not do what it was asked. The text names no resource: whoever reports it does.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("{command}: cannot be started: {error}")]
+    NotStarted { command: String, error: std::io::Error },
+    #[error("{command}: {ending}{}", said(output))]
+    Failed { command: String, ending: String, output: String },
+    #[error("{command}: not done within {limit}{}", said(output))]
+    TooSlow { command: String, limit: Millis, output: String },
+}
+
+fn said(output: &str) -> String {
+    if output.is_empty() { String::new() } else { format!("; it said: {output}") }
+}
+
+/// Runs `words` inside `cgroup` and waits for its end, for at most `limit`. What it leaves running stays in the cgroup;
+/// after an error that may be the command itself: the caller clears the cgroup.
+///
+/// # Errors
+/// [`CommandError`], with the end of the output.
+pub async fn run(
+    words: &[String],
+    cgroup: &Cgroup,
+    limit: Millis,
+    resource: &str,
+    epoch: Option<Epoch>,
+    around: &Surroundings,
+) -> Result<(), CommandError> {
+    let command = words.join(" ");
+    let not_started = |error| CommandError::NotStarted { command: command.clone(), error };
+    let (read, write) = std::io::pipe().map_err(not_started)?;
+    let mut child = {
+        let mut process = tokio::process::Command::new(&around.launcher);
+        process.arg("launch").arg("--cgroup").arg(cgroup.path()).arg("--").args(words);
+        process.env_clear().env("PATH", PATH);
+        process.env("LEASEHOLD_CLUSTER", around.cluster.as_str()).env("LEASEHOLD_NODE", around.node.as_str());
+        process.env("LEASEHOLD_RESOURCE", resource);
+        let addresses: Vec<String> = around.virtual_ips.iter().map(ToString::to_string).collect();
+        process.env("LEASEHOLD_VIRTUAL_IPS", addresses.join(" "));
+        if let Some(epoch) = epoch {
+            process.env("LEASEHOLD_EPOCH", epoch.to_string());
+        }
+        process.current_dir("/").stdin(Stdio::null());
+        process.stdout(write.try_clone().map_err(not_started)?).stderr(write);
+        process.kill_on_drop(true);
+        process.spawn().map_err(not_started)?
+    };
+    let output = Arc::new(Mutex::new(Tail::default()));
+    let reader = pipe::Receiver::from_owned_fd(read.into()).map_err(not_started)?;
+    // Outlives the command: what it leaves running may hold the pipe, and must not die of a closed one.
+    tokio::spawn(drain(reader, Arc::clone(&output)));
+    match tokio::time::timeout(limit.into(), child.wait()).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => {
+            // The last words may still be in the pipe.
+            tokio::time::sleep(Millis(5).into()).await;
+            let ending = match (status.code(), status.signal()) {
+                (Some(code), _) => format!("exit code {code}"),
+                (None, signal) => format!("ended by signal {}", signal.unwrap_or_default()),
+            };
+            Err(CommandError::Failed { command, ending, output: kept(&output) })
+        }
+        Ok(Err(error)) => Err(not_started(error)),
+        Err(_) => Err(CommandError::TooSlow { command, limit, output: kept(&output) }),
+    }
+}
+
+/// Becomes the command `words` inside `cgroup`. Returns only where that fails.
+///
+/// A program of its own between fork and exec, because code in a forked child of a threaded process must not allocate;
+/// and this way no process of the workload ever exists outside the cgroup.
+///
+/// # Errors
+/// What the kernel says.
+pub fn launch(cgroup: &Path, words: &[String]) -> std::io::Error {
+    if let Err(error) = std::fs::write(cgroup.join("cgroup.procs"), "0") {
+        return std::io::Error::new(error.kind(), format!("cannot enter cgroup {}: {error}", cgroup.display()));
+    }
+    // A session of its own: no terminal's signals, and none from this daemon's group.
+    let _ = nix::unistd::setsid();
+    let Some((program, arguments)) = words.split_first() else {
+        return std::io::Error::other("no command was given");
+    };
+    let error = std::process::Command::new(program).args(arguments).exec();
+    std::io::Error::new(error.kind(), format!("{program}: {error}"))
+}
+
+/// The end of an output.
+#[derive(Debug, Default)]
+struct Tail(VecDeque<u8>);
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(OUTPUT_KEPT_BYTES)..];
+        let over = (self.0.len() + bytes.len()).saturating_sub(OUTPUT_KEPT_BYTES);
+        self.0.drain(..over);
+        self.0.extend(bytes);
+    }
+}
+
+fn kept(output: &Mutex<Tail>) -> String {
+    let bytes: Vec<u8> = output.lock().expect("no thread panics while it holds this").0.iter().copied().collect();
+    String::from_utf8_lossy(&bytes).trim().replace('\n', " | ")
+}
+
+async fn drain(mut reader: pipe::Receiver, output: Arc<Mutex<Tail>>) {
+    let mut buffer = Vec::with_capacity(4 * 1024);
+    loop {
+        buffer.clear();
+        let read = (&mut reader).take(OUTPUT_READ_BYTES as u64).read_buf(&mut buffer).await;
+        match read {
+            Ok(0) | Err(_) => return,
+            Ok(_) => output.lock().expect("no thread panics while it holds this").push(&buffer),
+        }
+        if buffer.len() == buffer.capacity() {
+            if buffer.capacity() < OUTPUT_READ_BYTES {
+                buffer.reserve(OUTPUT_READ_BYTES);
+            }
+            tokio::time::sleep(OUTPUT_PAUSE.into()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_end_of_an_output_is_kept() {
+        let mut tail = Tail::default();
+        tail.push(&[b'a'; 10 * OUTPUT_KEPT_BYTES]);
+        tail.push(b"the end");
+        assert_eq!(tail.0.len(), OUTPUT_KEPT_BYTES);
+        assert!(tail.0.iter().copied().collect::<Vec<_>>().ends_with(b"athe end"));
+    }
+}

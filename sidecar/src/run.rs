@@ -1,0 +1,339 @@
+//! From a configuration file to a running node: makes every part, in the order that safety asks for, and starts the core.
+
+use crate::address::{self, AddressError, Addresses};
+use crate::admin::{self, AdminError};
+use crate::aws;
+use crate::bus;
+use crate::clock;
+use crate::config::NodeConfig;
+use crate::core::{Core, CoreError, EVENTS_MAX, Log, Outlets, Parts, Told};
+use crate::heartbeat::{self, Said};
+use crate::identity::{self, IdentityError};
+use crate::mailbox::Mailbox;
+use crate::node::{Node, Setup};
+use crate::notify::Notifier;
+use crate::peers::board::Board;
+use crate::peers::pins::Pins;
+use crate::peers::{Local, Look, Peers};
+use crate::resources::cgroup::{self, CgroupError};
+use crate::resources::script::{ORDERS_MAX, Workload, WorkloadError};
+use crate::resources::{self, Surroundings};
+use crate::snapshot::Snapshot;
+use crate::state_dir::{StateDir, StateError};
+use crate::status::Sources;
+use crate::store::{self, SetupError};
+use lease::config::ClusterConfig;
+use lease::heartbeat::{Heartbeat, Replica};
+use lease::ids::{ClusterId, InstanceId, NodeId};
+use lease::record::Holder;
+use lease::table::Table;
+use lease::time::Millis;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+
+/// Pause between two tries of what the start needs and the cloud does not give yet.
+const AGAIN: Millis = Millis(2_000);
+/// Looks at heartbeats that may wait; more of them would say nothing new.
+const LOOKS_MAX: usize = 8;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    #[error("{what} {address}: {error}")]
+    Listen { what: &'static str, address: SocketAddr, error: std::io::Error },
+    #[error("signals cannot be received: {0}")]
+    Signals(std::io::Error),
+    #[error("cluster {cluster} has no node {node}; its nodes are {known}; correct `node` in the configuration")]
+    NoMember { cluster: ClusterId, node: NodeId, known: String },
+    #[error(
+        "node {node} of cluster {cluster} is instance {member}, but this is {here}; correct `node` here, or the instance in \
+         the cluster's configuration"
+    )]
+    AnotherInstance { cluster: ClusterId, node: NodeId, member: InstanceId, here: InstanceId },
+}
+
+/// Runs the node until it is told to end and has handed over what it could.
+///
+/// # Errors
+/// [`RunError`]: what is wrong, where, and what to do.
+pub async fn daemon(config: NodeConfig) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let ready = tokio::select! {
+        ready = prepare(config) => ready?,
+        // Nothing was started yet.
+        () = either(&mut terminate, &mut interrupt) => return Ok(()),
+    };
+    let (core, events, parts) = ready.start().await?;
+    Ok(core.run(events, parts, terminate, interrupt).await?)
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// A node that knows all it needs, and serves nothing.
+struct Prepared {
+    config: NodeConfig,
+    state: Arc<StateDir>,
+    workload: Workload,
+    me: Holder,
+    key: identity::PeerKey,
+    private_ip: IpAddr,
+    sdk: aws_config::SdkConfig,
+    cluster: ClusterConfig,
+    config_kept: Option<String>,
+    addresses: Addresses,
+}
+
+async fn prepare(config: NodeConfig) -> Result<Prepared, RunError> {
+    let state = Arc::new(StateDir::open(&config.state_dir)?);
+    // 1. Whatever an earlier daemon left serving ends before anything else is done: this node may not be the holder any
+    //    more. First the addresses that were known then, then the processes.
+    let known = store::kept_config(&state, &config.cluster)
+        .map(|kept| kept.virtual_ips.iter().map(|vip| vip.address).collect::<Vec<_>>())
+        .unwrap_or_default();
+    Addresses::open(&config.interface, known.clone()).await?.clear().await?;
+    let group = match &config.cgroup {
+        Some(path) => path.clone(),
+        None => cgroup::beside_this_process("workload")?,
+    };
+    cgroup::Cgroup::ensure(&group)?.clear(resources::script::KILL_LIMIT).await?;
+
+    // 2. Who this is.
+    let imds = aws::imds();
+    let instance = again("instance metadata", || identity::instance(&imds, &state)).await;
+    let me = identity::holder(&config.node, &instance, &state)?;
+    let key = identity::peer_key(&config.node, &instance, &state)?;
+
+    // 3. What it belongs to.
+    let sdk = aws::load(config.region.clone().or(Some(instance.region.clone()))).await;
+    let table = Table::new(&aws::dynamodb(&sdk), &config.table);
+    let (cluster, kept_because) =
+        again("the cluster's configuration", || store::cluster_config(&table, &config.cluster, &state)).await;
+    let config_kept = kept_because.map(|error| error.to_string());
+    if let Some(problem) = &config_kept {
+        tracing::warn!(problem, "running on the cluster's configuration of an earlier start");
+    }
+    let member = cluster.member(&config.node).ok_or_else(|| RunError::NoMember {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        known: cluster.nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>().join(", "),
+    })?;
+    if member.instance != me.instance {
+        return Err(RunError::AnotherInstance {
+            cluster: config.cluster.clone(),
+            node: config.node.clone(),
+            member: member.instance.clone(),
+            here: me.instance,
+        });
+    }
+
+    // 4. The addresses of today, taken away as well.
+    let virtual_ips: Vec<IpAddr> = cluster.virtual_ips.iter().map(|vip| vip.address).collect();
+    let mut addresses = Addresses::open(&config.interface, virtual_ips.clone()).await?;
+    addresses.clear().await?;
+    let around = Surroundings {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        virtual_ips,
+        // In the child that is about to become it, this names this very program, also when its file was replaced.
+        launcher: "/proc/self/exe".into(),
+    };
+    let workload = Workload::new(config.resources.clone(), &group, around)?;
+    let private_ip = instance.private_ip;
+    Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_kept, addresses })
+}
+
+/// Tries until it succeeds. What is missing at the start (a role that is still spreading, a cluster that is about to be
+/// deployed, a network that comes up) often comes; a person reads the log either way.
+async fn again<T, E, F>(what: &'static str, mut attempt: impl FnMut() -> F) -> T
+where
+    E: std::fmt::Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut said = String::new();
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) => {
+                let problem = error.to_string();
+                if problem != said {
+                    tracing::warn!(problem, "waiting for {what}");
+                    said = problem;
+                }
+                tokio::time::sleep(AGAIN.into()).await;
+            }
+        }
+    }
+}
+
+impl Prepared {
+    /// Starts every part and makes the machine.
+    async fn start(self) -> Result<(Core, mpsc::Receiver<crate::node::event::Event>, Parts), RunError> {
+        let policy = self.cluster.policy.clone();
+        let others: Vec<_> = self.cluster.nodes.iter().filter(|node| node.name != self.config.node).cloned().collect();
+        let names: Vec<NodeId> = others.iter().map(|node| node.name.clone()).collect();
+        let (events_in, events) = mpsc::channel(EVENTS_MAX);
+        let mut parts = Parts::new();
+
+        let listen = self.config.peer.listen;
+        let advertise = self.config.peer.advertise.unwrap_or_else(|| SocketAddr::new(self.private_ip, listen.port()));
+        let base = self.base_heartbeat(advertise);
+
+        // The machine first: parts tell it things as soon as they run.
+        let now = clock::now();
+        let setup = Setup {
+            cluster: self.config.cluster.clone(),
+            me: self.me.clone(),
+            members: self.cluster.nodes.clone(),
+            policy: policy.clone(),
+            nonce_prefix: identity::random_hex(12),
+        };
+        let node = Node::new(setup, now);
+        let snapshot = watch::Sender::new(Snapshot::first(node.view(now), now));
+        let said = watch::Sender::new(Said { heartbeat: base.clone(), at: now });
+        let lineage = watch::Sender::new(None);
+
+        // The row: its reader and its writer, with connections of their own.
+        let budget = store::budget(&policy);
+        let reader = Table::new(&aws::dynamodb(&self.sdk), &self.config.table).with_patience(budget);
+        let writer = Table::new(&aws::dynamodb(&self.sdk), &self.config.table);
+        let beats = Table::new(&aws::dynamodb(&self.sdk), &self.config.table);
+        let requests = vec![reader.requests(), writer.requests(), beats.requests()];
+        let (reads, asked) = mpsc::channel(store::REQUESTS_MAX);
+        let (writes, wanted) = mpsc::channel(store::REQUESTS_MAX);
+        let row_reads = store::read_rows(reader, self.config.cluster.clone(), asked, events_in.clone());
+        part(&mut parts, "the row's reader", row_reads);
+        part(&mut parts, "the row's writer", store::write_rows(writer, budget, wanted, events_in.clone()));
+
+        // Peers.
+        let pins = Arc::new(Pins::new(heartbeat::kept_pins(&self.state, &others)));
+        let (look, looks) = mpsc::channel(LOOKS_MAX);
+        let local = Local {
+            cluster: self.config.cluster.clone(),
+            me: self.me.clone(),
+            key: self.key,
+            pins: Arc::clone(&pins),
+            lineage: lineage.subscribe(),
+            events: events_in.clone(),
+            board: Arc::new(Board::default()),
+            look: look.clone(),
+        };
+        let peers = Peers::new(local, names.clone());
+        let listener = bind("[peer].listen", listen).await?;
+        part(&mut parts, "the peer listener", Arc::clone(&peers).listen(listener));
+        for name in names {
+            part(&mut parts, "a peer link", Arc::clone(&peers).dial(name));
+        }
+
+        // Heartbeats.
+        let now_please = Arc::new(Notify::new());
+        let turned = Arc::new(AtomicU64::new(now.boottime_us / 1_000));
+        let writing =
+            heartbeat::write(beats.clone(), policy.heartbeat_ms, said.subscribe(), Arc::clone(&now_please), Arc::clone(&turned));
+        part(&mut parts, "the heartbeat", writing);
+        let cluster = self.config.cluster.clone();
+        let looking = heartbeat::look_at_peers(beats, cluster, others, pins, Arc::clone(&self.state), looks);
+        part(&mut parts, "the look at peers", looking);
+        // Keys that were kept may be old, and none may be kept.
+        let _ = look.try_send(Look::UnknownKey);
+
+        // What serves.
+        let (address, orders) = watch::channel(address::Order::Drop);
+        let held = watch::Sender::new(address::State::default());
+        let (workload, workload_orders) = mpsc::channel(ORDERS_MAX);
+        let health = self.workload.health();
+        let address_seen = held.subscribe();
+        part(&mut parts, "the workload", self.workload.follow(workload_orders, events_in, address_seen));
+        let address_state = held.subscribe();
+        part(&mut parts, "the address", self.addresses.follow(orders, held));
+
+        // Events.
+        let bus_queue = Arc::new(Mailbox::new(bus::EVENTS_MAX));
+        let counts = Arc::new(bus::Counts::default());
+        let client = aws::eventbridge(&self.sdk);
+        let putting = bus::put_events(client, self.config.bus.clone(), Arc::clone(&bus_queue), Arc::clone(&counts));
+        part(&mut parts, "the event bus", putting);
+
+        // Whoever looks.
+        let sources = Arc::new(Sources {
+            me: self.me,
+            config: self.cluster,
+            interface: self.config.interface,
+            config_kept: self.config_kept,
+            snapshot: snapshot.subscribe(),
+            address: address_state,
+            health: health.clone(),
+            peers: Arc::clone(&peers),
+            requests,
+            events: counts,
+        });
+        let socket = admin::open(&self.config.admin_socket).await?;
+        part(&mut parts, "the admin socket", admin::serve(socket, Arc::clone(&sources)));
+        if let Some(listen) = self.config.metrics {
+            let listener = bind("[metrics].listen", listen).await?;
+            part(&mut parts, "the metrics listener", admin::serve_metrics(listener, sources));
+        }
+
+        // The lock on the state directory lasts as long as a part has it: the look at peers.
+        let outlets =
+            Outlets { reads, writes, peers, address, workload, bus: bus_queue, heartbeat: now_please, fence: self.config.fence };
+        let told = Told { snapshot, said, lineage, heartbeat_turned_ms: turned };
+        let log = Log::new(&base);
+        Ok((Core { node, outlets, told, base, health, notifier: Notifier::new(), log }, events, parts))
+    }
+
+    fn base_heartbeat(&self, advertise: SocketAddr) -> Heartbeat {
+        Heartbeat {
+            cluster: self.config.cluster.clone(),
+            node: self.config.node.clone(),
+            instance: self.me.instance.clone(),
+            boot: self.me.boot.clone(),
+            launched: self.me.launched.clone(),
+            incarnation: self.me.incarnation.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            peer_address: advertise.to_string(),
+            fingerprint: self.key.fingerprint.clone(),
+            role: "starting".into(),
+            epoch: lease::ids::Epoch::default(),
+            beat: lease::ids::Beat::default(),
+            hears: std::collections::BTreeMap::new(),
+            resources: Vec::new(),
+            // No volume is replicated by this version: every replica is whole, and all of the same.
+            replica: Replica { consistent: true, lag_ms: None },
+        }
+    }
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|error| RunError::Listen { what, address, error })
+}
+
+/// Runs `future` beside the core; its end is the daemon's.
+fn part<T: std::fmt::Debug>(parts: &mut Parts, name: &'static str, future: impl Future<Output = T> + Send + 'static) {
+    parts.spawn(async move { (name, format!(": {:?}", future.await)) });
+}
