@@ -13,24 +13,26 @@ use std::time::{Duration, SystemTime};
 ///
 /// # Errors
 /// A bad environment, or a Runtime API that does not answer.
-pub fn serve<F>(handle: F) -> Result<(), anyhow::Error>
+pub fn serve<F, Answer>(handle: F) -> Result<(), anyhow::Error>
 where
-    F: for<'a> AsyncFn(&'a Aws, Value, Deadline) -> Value + Copy,
+    F: Fn(&'static Aws, Value, Deadline) -> Answer,
+    Answer: Future<Output = Value>,
 {
     log_json();
     let environment = Environment::of_process()?;
     // One thread: the work is waiting for AWS, and 128 MB come with a fraction of one core.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let aws = Aws::new(environment);
-        let aws = &aws;
-        let service = service_fn(async move |event: LambdaEvent<Value>| {
+        // One for the process's life, like its connections.
+        let aws: &'static Aws = Box::leak(Box::new(Aws::new(environment)));
+        let service = service_fn(|event: LambdaEvent<Value>| {
             let ends = event.context.deadline();
             #[expect(clippy::disallowed_methods, reason = "Lambda states its deadline by the wall clock")]
             let now = SystemTime::now();
             let left = ends.duration_since(now).unwrap_or(Duration::ZERO);
             let left = Millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-            Ok::<Value, Error>(handle(aws, event.payload, Deadline(aws.elapsed().plus(left))).await)
+            let answer = handle(aws, event.payload, Deadline(aws.elapsed().plus(left)));
+            async { Ok::<Value, Error>(answer.await) }
         });
         lambda_runtime::run(service).await.map_err(|error| anyhow::anyhow!(error))
     })

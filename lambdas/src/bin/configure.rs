@@ -3,7 +3,7 @@
 use lambdas::{configure, host};
 
 fn main() -> anyhow::Result<()> {
-    host::serve(async |aws, request, _deadline| {
+    host::serve(|aws, request, _deadline| async move {
         let response = configure::handle(aws, &request).await;
         host::answer_cloudformation(&response).await;
         response.body

@@ -3,7 +3,7 @@
 use lambdas::{host, operate};
 
 fn main() -> anyhow::Result<()> {
-    host::serve(async |aws, payload, deadline| {
+    host::serve(|aws, payload, deadline| async move {
         operate::handle(aws, &aws.environment().clusters, &payload, deadline).await
     })
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 static MEMORY: LazyLock<watch::Memory> = LazyLock::new(watch::Memory::default);
 
 fn main() -> anyhow::Result<()> {
-    host::serve(async |aws, _tick, deadline| {
+    host::serve(|aws, _tick, deadline| async move {
         let environment = aws.environment();
         let visits = watch::visit_all(aws, &environment.clusters, &MEMORY, deadline).await;
         let at_ms = host::wall_ms();
