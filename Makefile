@@ -35,11 +35,13 @@ cdk/node_modules/.done: cdk/package-lock.json
 
 build: .apt-done ## Build the daemon and the functions, and pack the functions into dist/*.zip
 	@cargo build --release --workspace --bins
-	@for function in $(FUNCTIONS); do \
-		mkdir -p dist/$$function && cmp -s target/release/$$function dist/$$function/bootstrap && [ -f dist/$$function.zip ] && continue; \
-		cp target/release/$$function dist/$$function/bootstrap && rm -f dist/$$function.zip && \
-		(cd dist/$$function && zip -q -9 -X ../$$function.zip bootstrap); \
-	done
+	@$(MAKE) --no-print-directory $(FUNCTIONS:%=dist/%.zip)
+
+# Lambda runs the file `bootstrap` at the zip's root. Symbols are of no use there and double its size.
+dist/%.zip: target/release/%
+	@mkdir -p dist/$*
+	@strip -o dist/$*/bootstrap $<
+	@rm -f $@ && cd dist/$* && zip -q -9 -X ../$*.zip bootstrap
 
 # --- what people run ---------------------------------------------------------------------------------------------
 
