@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moto.backends import get_backend
+from moto.core import responses as core_responses
 from moto.core.base_backend import BackendDict
 from moto.core.exceptions import ServiceException
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -36,6 +38,8 @@ from .principals import NoSuchRole, role_documents
 # Services with one path and one dispatcher: called directly, without Flask's routing.
 DIRECT = {"dynamodb", "ec2", "events", "sts", "iam", "logs", "ssm", "cloudformation", "sqs", "sns", "kms", "ecr", "tagging", "cloudwatch"}
 SIGNED_AS = {"monitoring": "cloudwatch"}
+# moto lists a response class's methods anew for every call: most of the time of a small one.
+core_responses.method_names_from_class = functools.cache(core_responses.method_names_from_class)
 INVOKE = re.compile(r"/2015-03-31/functions/([^/]+)/invocations")
 
 

@@ -18,7 +18,7 @@ class Knobs:
     events_outage: bool = False  # PutEvents answers 503; AWS's own events and schedules wait and come when it ends
     # Lambda
     lambda_outage: bool = False  # Invoke answers 503; EventBridge keeps its deliveries and retries when it ends
-    lambda_concurrency: int = 32  # environments at once, all functions together; beyond it: TooManyRequestsException
+    lambda_concurrency: int = 32  # invocations at once, all functions together; beyond it: TooManyRequestsException
     lambda_idle_s: float = 900.0  # an idle environment is retired after this long (unscaled)
     lambda_freeze: bool = True  # SIGSTOP between invocations, as AWS freezes environments
     # EC2

@@ -32,6 +32,7 @@ MAX_RECORDED = 64 * 1024  # bytes of a request or response kept in a record
 ASYNC_RETRIES = 2  # AWS's default
 ASYNC_RETRY_WAIT_S = (60.0, 120.0)  # AWS: one minute, then two; divided by the knob time_scale
 MAX_EVENT_AGE_S = 6 * 3600.0
+MAX_ENVIRONMENTS = 48  # processes kept, busy and idle; beyond it the longest idle one makes room
 FINISHING_S = 0.05  # how long an invocation waits for an environment between its answer and its next request for work
 SYNC_PAYLOAD_LIMIT = 6 * 1024 * 1024
 ASYNC_PAYLOAD_LIMIT = 1024 * 1024
@@ -176,7 +177,7 @@ class LambdaHost:
                 raise InvokeError("ServiceException", "the local cloud is shutting down", 503)
             stale = self.pool_of.get(function.function_arn)
             self.pool_of[function.function_arn] = key
-            doomed = self.idle.pop(stale, []) if stale is not None and stale != key else []
+            doomed = list(self.idle.pop(stale, [])) if stale is not None and stale != key else []
             pool = self.idle.setdefault(key, [])
             # One that has answered and is about to ask for more work is as good as idle.
             self.lock.wait_for(lambda: pool or not any(k == key and e.finishing() for k, e in self.environments.values()), FINISHING_S)
@@ -187,9 +188,17 @@ class LambdaHost:
                     environment = None
             if environment is None:
                 mine = sum(1 for k, e in self.environments.values() if k == key and e.dead is None)
+                busy = sum(1 for _, e in self.environments.values() if e.dead is None and not e.ready)
                 reserved = function.reserved_concurrency
-                if (reserved is not None and mine >= int(reserved)) or len(self.environments) >= self.knobs.lambda_concurrency:
+                if (reserved is not None and mine >= int(reserved)) or busy >= self.knobs.lambda_concurrency:
                     raise InvokeError("TooManyRequestsException", "Rate Exceeded.", 429)
+                if len(self.environments) >= MAX_ENVIRONMENTS:
+                    oldest = min((e for idle in self.idle.values() for e in idle), key=lambda e: e.idle_since, default=None)
+                    if oldest is not None:
+                        doomed.append(oldest)
+                        for idle in self.idle.values():
+                            if oldest in idle:
+                                idle.remove(oldest)
                 environment = self._new(function, key)
                 self.environments[environment.id] = (key, environment)
                 self.by_key[environment.access_key] = environment

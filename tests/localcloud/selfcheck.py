@@ -9,6 +9,7 @@ MOTO = "5.2.5"
 
 # module, attribute path: what this package replaces or reaches into.
 PATCHED = [
+    ("moto.core.responses", "method_names_from_class"),
     ("moto.core.routing", "get_service_router"),
     ("moto.core.request", "Request.raw_url"),
     ("moto.moto_server.werkzeug_app", "DomainDispatcherApplication"),

@@ -55,9 +55,16 @@ class Kit:
     def __init__(self, cloud: LocalCloud):
         self.cloud = cloud
         self.endpoint = f"http://localhost:{cloud.port}"
+        self.clients: dict[Any, Any] = cloud.__dict__.setdefault("_test_clients", {})
 
     def client(self, service: str, region: str = REGION, keys: dict[str, Any] | None = None, **config: Any) -> Any:
         config.setdefault("retries", {"max_attempts": 0})
+        key = (service, region, keys["AccessKeyId"] + keys["Token"] if keys else "", json.dumps(config, sort_keys=True))
+        if key not in self.clients:  # making one takes longer than most calls
+            self.clients[key] = self._client(service, region, keys, config)
+        return self.clients[key]
+
+    def _client(self, service: str, region: str, keys: dict[str, Any] | None, config: dict[str, Any]) -> Any:
         return boto3.client(service, region_name=region, endpoint_url=self.endpoint, config=Config(**config),
                             aws_access_key_id=keys["AccessKeyId"] if keys else "test", aws_secret_access_key=keys["SecretAccessKey"] if keys else "test",
                             aws_session_token=keys["Token"] if keys else None)  # fmt: skip

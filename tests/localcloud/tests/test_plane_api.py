@@ -51,12 +51,14 @@ def plane(kit: Kit):  # type: ignore[no-untyped-def]
     kit.cloud.plane = made  # type: ignore[assignment]
     kit.cloud.power.hook = kit.cloud._power_hook
     kit.cloud._newest = None
-    threading.Thread(target=kit.cloud._tell_plane, daemon=True).start()
+    telling = threading.Thread(target=kit.cloud._tell_plane, daemon=True)
+    telling.start()
     yield made
     kit.cloud.power.hook = None
     with kit.cloud._wake:
         kit.cloud.closed = True  # ends the telling thread only
         kit.cloud._wake.notify_all()
+    telling.join()
     kit.cloud.closed = False
     kit.cloud.plane = None
 
