@@ -152,11 +152,14 @@ class LocalCloud:
 
         self.timeline.after(self.knobs.route_propagation_ms / 1000, deliver) if self.knobs.route_propagation_ms else deliver()
 
+    def _untold(self, told: int) -> bool:
+        return self._newest is not None and self._newest["revision"] > told
+
     def _tell_plane(self) -> None:
         told = -1
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self.closed or (self._newest is not None and self._newest["revision"] > told))
+                self._wake.wait_for(lambda: self.closed or self._untold(told))  # noqa: B023 (called in this very turn)
                 if self.closed:
                     return
                 assert self._newest is not None and self.plane is not None
@@ -185,7 +188,9 @@ class LocalCloud:
     def log(self, text: str, **fields: Any) -> None:
         self.problems[text] = self.problems.get(text, 0) + 1
         if not self.quiet:
-            print(json.dumps({"t": round(time.time(), 3), "lc": self.run, "message": text, **fields}, default=str), file=sys.stderr, flush=True)
+            line = json.dumps({"t": round(time.time(), 3), "lc": self.run, "message": text, **fields}, default=str)
+            sys.stderr.write(line + "\n")  # one write: lines of several threads do not mix
+            sys.stderr.flush()
 
     # ---
 
