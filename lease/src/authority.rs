@@ -20,8 +20,9 @@ pub struct Authority {
     need: BTreeMap<Incarnation, Option<(Moment, Millis)>>,
     /// The row is proven to say in_sync = {me}, and lossy failover is not allowed in this epoch.
     alone: bool,
-    /// Lossy failover is allowed in this epoch: who has promised nothing may accept.
-    lossy_ok: bool,
+    /// Whoever may accept has promised: proven with the row's terms, and never where lossy failover is allowed, because
+    /// then somebody who has promised nothing may accept.
+    promises_suffice: bool,
 }
 
 /// Until when the holder may serve, on the holder's clock.
@@ -36,11 +37,11 @@ pub enum Standing {
 }
 
 impl Authority {
-    /// Authority of a new epoch, with no right yet. Nothing may be served before [`Self::proven`] has told it the epoch's
-    /// terms; activation is a write of the holder, so it always has.
+    /// Authority of a new epoch, with no right yet. Promises do not count before [`Self::proven`] has told the epoch's terms;
+    /// activation is a write of the holder, so it has before anything is served.
     #[must_use]
     pub fn of_new_epoch(need: impl IntoIterator<Item = Incarnation>) -> Self {
-        Self { lease: None, need: need.into_iter().map(|member| (member, None)).collect(), alone: false, lossy_ok: false }
+        Self { lease: None, need: need.into_iter().map(|member| (member, None)).collect(), alone: false, promises_suffice: false }
     }
 
     /// A write of this holder that changes (epoch, beat) was applied; it had been sent at `sent`.
@@ -75,7 +76,7 @@ impl Authority {
         let old = std::mem::take(&mut self.need);
         self.need = members.into_iter().map(|member| (member.clone(), old.get(&member).copied().flatten())).collect();
         self.alone = self.need.is_empty() && !lossy_ok;
-        self.lossy_ok = lossy_ok;
+        self.promises_suffice = !lossy_ok;
     }
 
     /// The others whose acknowledgement is needed.
@@ -96,7 +97,7 @@ impl Authority {
             .keys()
             .map(|member| self.promise_left(member, now))
             .min()
-            .filter(|_| !self.lossy_ok)
+            .filter(|_| self.promises_suffice)
             .unwrap_or(Millis::ZERO);
         match lease.max(promises) {
             Millis::ZERO => Standing::None,
@@ -141,6 +142,7 @@ mod tests {
     fn promises_of_all_serve_without_a_lease_and_one_missing_does_not() {
         let policy = Policy::default();
         let mut authority = Authority::of_new_epoch([inc("b"), inc("c")]);
+        authority.proven([inc("b"), inc("c")], false);
         authority.promised(&inc("b"), at(0), policy.promise_ms, &policy);
         assert_eq!(authority.standing(at(10)), Standing::None);
         authority.promised(&inc("c"), at(500), policy.promise_ms, &policy);
@@ -151,6 +153,7 @@ mod tests {
     fn a_longer_promise_than_policy_states_counts_no_longer() {
         let policy = Policy::default();
         let mut authority = Authority::of_new_epoch([inc("b")]);
+        authority.proven([inc("b")], false);
         authority.promised(&inc("b"), at(0), Millis(60_000), &policy);
         assert_eq!(authority.standing(at(0)), Standing::For(Millis(3_000)));
     }
@@ -159,6 +162,7 @@ mod tests {
     fn an_old_answer_never_shortens_nor_a_stranger_lengthens() {
         let policy = Policy::default();
         let mut authority = Authority::of_new_epoch([inc("b")]);
+        authority.proven([inc("b")], false);
         authority.promised(&inc("b"), at(1_000), policy.promise_ms, &policy);
         authority.promised(&inc("b"), at(500), policy.promise_ms, &policy);
         authority.promised(&inc("x"), at(2_000), policy.promise_ms, &policy);
@@ -173,6 +177,16 @@ mod tests {
         assert_eq!(authority.standing(at(1_000_000)), Standing::Alone);
         authority.needs(inc("b"));
         assert_eq!(authority.standing(at(1_000_000)), Standing::None, "before the write that lets b in is sent");
+    }
+
+    #[test]
+    fn promises_count_only_once_the_epoch_s_terms_are_proven() {
+        let policy = Policy::default();
+        let mut authority = Authority::of_new_epoch([inc("b")]);
+        authority.promised(&inc("b"), at(0), policy.promise_ms, &policy);
+        assert_eq!(authority.standing(at(10)), Standing::None);
+        authority.proven([inc("b")], false);
+        assert_eq!(authority.standing(at(10)), Standing::For(Millis(2_990)));
     }
 
     #[test]
