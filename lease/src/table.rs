@@ -140,7 +140,9 @@ impl Table {
                         Err(error) => gave_up(unanswered, error.to_string()),
                     };
                 }
-                Err(Failure::TurnedAway(error)) if !error.is_passing() => return gave_up(unanswered, error.to_string()),
+                Err(Failure::TurnedAway(error)) if !error.is_passing() => {
+                    return gave_up(unanswered, error.to_string());
+                }
                 Err(Failure::TurnedAway(error)) => error,
                 Err(Failure::Unanswered(problem)) => {
                     unanswered = true;
@@ -356,8 +358,8 @@ fn node_key(cluster: &ClusterId, node: &NodeId) -> String {
 }
 
 fn parse_config(cluster: &ClusterId, json: &str) -> Result<ClusterConfig, TableError> {
-    let config = ClusterConfig::parse(json)
-        .map_err(|problems| TableError::BadConfig { cluster: cluster.clone(), problems })?;
+    let config =
+        ClusterConfig::parse(json).map_err(|problems| TableError::BadConfig { cluster: cluster.clone(), problems })?;
     if config.cluster == *cluster {
         Ok(config)
     } else {
@@ -382,7 +384,10 @@ fn parse_event(cluster: &ClusterId, attributes: &Attributes) -> Result<Recorded,
 fn is_event_time(time: &str) -> bool {
     let shape = b"0000-00-00T00:00:00.000Z";
     time.len() == shape.len()
-        && time.bytes().zip(shape).all(|(found, shape)| if *shape == b'0' { found.is_ascii_digit() } else { found == *shape })
+        && time
+            .bytes()
+            .zip(shape)
+            .all(|(found, shape)| if *shape == b'0' { found.is_ascii_digit() } else { found == *shape })
 }
 
 #[cfg(test)]

@@ -68,7 +68,10 @@ fn events_that_lack_a_field_or_are_no_event_of_ours_are_refused_by_name() {
             match parse(&broken) {
                 Err(error) => assert!(error.to_string().contains(field), "{error}"),
                 // Absent and null mean the same for what may be missing.
-                Ok(_) => assert!(golden["detail"][field].is_null() || ["holder"].contains(&field.as_str()), "{field} in {golden}"),
+                Ok(_) => assert!(
+                    golden["detail"][field].is_null() || ["holder"].contains(&field.as_str()),
+                    "{field} in {golden}"
+                ),
             }
         }
     }

@@ -35,7 +35,13 @@ fn applied(outcome: Outcome) -> Row {
 }
 
 fn sent(table: &Table, operation: Operation) -> u64 {
-    table.requests().counts().into_iter().find(|count| count.operation == operation).expect("every kind is counted").sent
+    table
+        .requests()
+        .counts()
+        .into_iter()
+        .find(|count| count.operation == operation)
+        .expect("every kind is counted")
+        .sent
 }
 
 /// A fault of the row's writes.
@@ -55,7 +61,12 @@ async fn a_row_lives_through_all_its_changes() -> Result<()> {
         Change::Nominate(tests::example::nominee("b", e(1), lease::ids::Beat(3))),
         Change::Pause(Pause { reason: "maintenance".into() }),
         Change::Resume,
-        Change::HandOver { me: a, epoch: e(1), to: b.clone(), terms: lease::change::Terms { ttl_ms: Millis(5_000), lossy_ok: true } },
+        Change::HandOver {
+            me: a,
+            epoch: e(1),
+            to: b.clone(),
+            terms: lease::change::Terms { ttl_ms: Millis(5_000), lossy_ok: true },
+        },
         Change::Activate { me: b.clone(), epoch: e(2) },
         Change::Release { me: b, epoch: e(2) },
     ];
@@ -192,7 +203,9 @@ async fn whoever_made_the_next_version_proves_that_a_lost_write_was_not_applied(
 async fn a_try_that_arrives_late_changes_nothing() -> Result<()> {
     let (cloud, table, row) = held().await?;
     // Applied 1.8 s after it was sent, when its sender has long tried again, succeeded, and renewed once more.
-    cloud.fault(&json!({ "kind": "delay", "delay_ms": 1800, "service": "dynamodb", "action": "UpdateItem", "count": 1 }))?;
+    cloud.fault(
+        &json!({ "kind": "delay", "delay_ms": 1800, "service": "dynamodb", "action": "UpdateItem", "count": 1 }),
+    )?;
     let renewed = applied(table.write(&write(&renewal(&row), &row, 3), BUDGET).await);
     let twice = applied(table.write(&write(&renewal(&renewed), &renewed, 4), BUDGET).await);
     tokio::time::sleep(Duration::from_millis(1_500)).await;

@@ -166,7 +166,11 @@ async fn a_node_may_do_its_whole_work() -> Result<()> {
         Change::Shrink { me: me.clone(), epoch, peer: peer.clone() },
         Change::Grow { me: me.clone(), epoch, peer: peer.clone() },
         Change::Leave { me: peer },
-        Change::Restart { me: me.clone(), after: Drain::Crash, terms: lease::change::Terms { lossy_ok: true, ..TERMS } },
+        Change::Restart {
+            me: me.clone(),
+            after: Drain::Crash,
+            terms: lease::change::Terms { lossy_ok: true, ..TERMS },
+        },
         Change::Activate { me: me.clone(), epoch: Epoch(2) },
         Change::Grow { me: me.clone(), epoch: Epoch(2), peer: holder("b").incarnation },
         Change::HandOver { me, epoch: Epoch(2), to: holder("b"), terms: TERMS },
@@ -203,7 +207,8 @@ async fn a_node_may_not_touch_what_the_operator_and_the_functions_own() -> Resul
     other.row.lineage = named("another");
     not_permitted("another lineage", &node.write(&other, BUDGET).await);
 
-    let config = json!({ "cluster": "web", "nodes": [{"name": "a", "instance": "i-0a"}], "virtual_ips": [], "policy": {} });
+    let config =
+        json!({ "cluster": "web", "nodes": [{"name": "a", "instance": "i-0a"}], "virtual_ips": [], "policy": {} });
     let refused = node.write_config(&named("web"), &config.to_string()).await;
     assert!(matches!(refused, Err(TableError::Denied { .. })), "{refused:?}");
     for refused in [
@@ -231,7 +236,16 @@ async fn a_node_may_not_reach_another_cluster() -> Result<()> {
         assert!(matches!(read, Err(TableError::Denied { .. })), "{read:?}");
         let held = applied(stage.table.write(&write(&accept("a"), &found, 2), BUDGET).await);
         not_permitted(cluster, &node.write(&write(&renewal(&held), &held, 3), BUDGET).await);
-        let accepted = node.write(&write(&Change::Nominate(nominee("b", held.epoch, held.beat)), &Row { in_sync: [holder("b").incarnation, holder("a").incarnation].into(), ..held }, 4), BUDGET).await;
+        let accepted = node
+            .write(
+                &write(
+                    &Change::Nominate(nominee("b", held.epoch, held.beat)),
+                    &Row { in_sync: [holder("b").incarnation, holder("a").incarnation].into(), ..held },
+                    4,
+                ),
+                BUDGET,
+            )
+            .await;
         not_permitted(cluster, &accepted);
         for read in [
             node.read_heartbeat(&named(cluster), &named("a")).await.map(drop),
@@ -264,7 +278,10 @@ async fn a_node_may_use_no_other_way_into_the_table() -> Result<()> {
             .expression_attribute_values(":n", text("n"))
     };
     denied("the whole item in return", &update().return_values(ReturnValue::AllNew).send().await);
-    denied("a foreign attribute in the condition", &update().condition_expression("attribute_exists(lineage)").send().await);
+    denied(
+        "a foreign attribute in the condition",
+        &update().condition_expression("attribute_exists(lineage)").send().await,
+    );
     let spelled = update().update_expression("SET #p = :n").expression_attribute_names("#p", "paused");
     denied("a foreign attribute by another name", &spelled.send().await);
     // A node's partition of its own, but another item in it than its heartbeat: nothing reads it, and it is its own.
@@ -302,12 +319,16 @@ async fn a_node_may_not_move_traffic_nor_speak_for_others() -> Result<()> {
         let put = stage.cloud.call(&stage.node, "events", "AWSEvents.PutEvents", &event)?;
         assert!(put.status == 400 && put.body.contains("AccessDenied"), "{bus} {source}: {}", put.body);
     }
-    let invoke = stage.cloud.query(&stage.node, "sts", &[
-        ("Action", "AssumeRole"),
-        ("Version", "2011-06-15"),
-        ("RoleArn", "arn:aws:iam::123456789012:role/leasehold-web-b"),
-        ("RoleSessionName", "x"),
-    ])?;
+    let invoke = stage.cloud.query(
+        &stage.node,
+        "sts",
+        &[
+            ("Action", "AssumeRole"),
+            ("Version", "2011-06-15"),
+            ("RoleArn", "arn:aws:iam::123456789012:role/leasehold-web-b"),
+            ("RoleSessionName", "x"),
+        ],
+    )?;
     assert!(invoke.body.contains("AccessDenied"), "{}", invoke.body);
     Ok(())
 }

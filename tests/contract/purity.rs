@@ -15,9 +15,30 @@ const PURE: [(&str, &[&str]); 6] = [
 
 /// What is banned, as a run of letters that no other word may touch on its left.
 const IMPURE: [&str; 24] = [
-    "tokio", "aws_", "futures", "reqwest", "rustls", "nix", "rtnetlink", "getrandom", "rand", "tracing", "Instant",
-    "SystemTime", "std::fs", "std::env", "std::io", "std::process", "std::thread", "std::sync", "std::time::", "net::Tcp",
-    "net::Udp", "async fn", "unsafe", "static mut",
+    "tokio",
+    "aws_",
+    "futures",
+    "reqwest",
+    "rustls",
+    "nix",
+    "rtnetlink",
+    "getrandom",
+    "rand",
+    "tracing",
+    "Instant",
+    "SystemTime",
+    "std::fs",
+    "std::env",
+    "std::io",
+    "std::process",
+    "std::thread",
+    "std::sync",
+    "std::time::",
+    "net::Tcp",
+    "net::Udp",
+    "async fn",
+    "unsafe",
+    "static mut",
 ];
 /// Types of `std::time` that only measure.
 const MEASURES: &str = "std::time::Duration";

@@ -3,9 +3,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
-use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-};
+use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
 use lease::table::{KEYS, Table};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -72,7 +70,9 @@ impl LocalCloud {
         let port = ready.as_ref().and_then(|ready| ready["port"].as_u64()).and_then(|port| u16::try_from(port).ok());
         let Some(port) = port else {
             child.kill()?;
-            bail!("the local cloud did not become ready; it said {line:?}; try: cd tests && ../.venv/bin/python -m localcloud");
+            bail!(
+                "the local cloud did not become ready; it said {line:?}; try: cd tests && ../.venv/bin/python -m localcloud"
+            );
         };
         Ok(Self { child, port })
     }

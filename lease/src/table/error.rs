@@ -47,7 +47,9 @@ pub enum TableError {
     #[error("the configuration is of cluster {found}, not of {cluster}")]
     OtherCluster { cluster: ClusterId, found: ClusterId },
     /// Events sort by their time as text, so it must be written in one way only.
-    #[error("{found:?} is no time of an event: expected RFC 3339 in UTC with milliseconds, e.g. 2026-01-31T23:59:59.123Z")]
+    #[error(
+        "{found:?} is no time of an event: expected RFC 3339 in UTC with milliseconds, e.g. 2026-01-31T23:59:59.123Z"
+    )]
     BadTime { found: String },
 }
 

@@ -134,7 +134,9 @@ pub(super) fn to_native(value: Value) -> AttributeValue {
         Value::Number(number) => AttributeValue::N(number.to_string()),
         Value::String(text) => AttributeValue::S(text),
         Value::Array(list) => AttributeValue::L(list.into_iter().map(to_native).collect()),
-        Value::Object(map) => AttributeValue::M(map.into_iter().map(|(name, value)| (name, to_native(value))).collect()),
+        Value::Object(map) => {
+            AttributeValue::M(map.into_iter().map(|(name, value)| (name, to_native(value))).collect())
+        }
     }
 }
 

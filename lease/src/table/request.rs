@@ -69,10 +69,7 @@ impl Operation {
     /// Billed as a write.
     #[must_use]
     pub fn is_write(self) -> bool {
-        matches!(
-            self,
-            Self::WriteRow | Self::WriteConfig | Self::DeleteConfig | Self::WriteHeartbeat | Self::PutEvent
-        )
+        matches!(self, Self::WriteRow | Self::WriteConfig | Self::DeleteConfig | Self::WriteHeartbeat | Self::PutEvent)
     }
 }
 
@@ -198,13 +195,20 @@ impl Line {
             "AccessDeniedException" | "AccessDenied" => TableError::Denied { table, operation, message },
             "ValidationException" | "SerializationException" => TableError::Invalid { table, operation, message },
             "ResourceNotFoundException" => TableError::NoTable { table, operation, message },
-            "ExpiredTokenException" | "ExpiredToken" | "UnrecognizedClientException" | "InvalidSignatureException"
-            | "IncompleteSignatureException" | "MissingAuthenticationTokenException" => {
+            "ExpiredTokenException"
+            | "ExpiredToken"
+            | "UnrecognizedClientException"
+            | "InvalidSignatureException"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationTokenException" => {
                 TableError::Credentials { table, operation, code: code.into(), message }
             }
             // The last two: DynamoDB saw another change of the same item under way, and made none for us.
-            "ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded"
-            | "TransactionConflictException" | "ReplicatedWriteConflictException" => {
+            "ProvisionedThroughputExceededException"
+            | "ThrottlingException"
+            | "RequestLimitExceeded"
+            | "TransactionConflictException"
+            | "ReplicatedWriteConflictException" => {
                 TableError::Throttled { table, operation, tries: 1, code: code.into(), message }
             }
             _ => return Failure::Unanswered(DisplayErrorContext(error).to_string()),

@@ -50,7 +50,12 @@ fn full() -> Row {
         in_sync: BTreeSet::from([named::<Incarnation>("a-1"), named("b-1")]),
         activated: true,
         nominee: Some(nominee("b", 7, 12)),
-        intent: Some(Intent { id: named("move-1"), to: named("b"), rule: Rule::R400, reason: "operator's switchover".into() }),
+        intent: Some(Intent {
+            id: named("move-1"),
+            to: named("b"),
+            rule: Rule::R400,
+            reason: "operator's switchover".into(),
+        }),
         paused: Some(Pause { reason: "maintenance".into() }),
         ttl_ms: Millis(3_000),
         lossy_ok: false,
@@ -157,7 +162,9 @@ fn founding_writes_everything_and_only_where_nothing_is() {
     };
     let update = Update::of(&founding.write(named("n-1")));
     assert_eq!(update.condition, "attribute_not_exists(#rev)");
-    for name in ["v", "rev", "lineage", "epoch", "beat", "in_sync", "activated", "ttl_ms", "lossy_ok", "nonce", "nominee"] {
+    for name in
+        ["v", "rev", "lineage", "epoch", "beat", "in_sync", "activated", "ttl_ms", "lossy_ok", "nonce", "nominee"]
+    {
         assert!(named_attributes(&update).contains(name), "{name}");
     }
 }
@@ -182,7 +189,10 @@ fn every_attribute_is_checked_and_the_error_names_both_sides() {
         let mut item = stored(&row);
         item.insert(name.clone(), wrong.clone());
         let told = parse(&row.cluster, &item).expect_err("a wrong type").to_string();
-        assert!(told.contains(&format!("attribute {name}: expected ")) && told.ends_with(r#"found ["x"]"#), "{name}: {told}");
+        assert!(
+            told.contains(&format!("attribute {name}: expected ")) && told.ends_with(r#"found ["x"]"#),
+            "{name}: {told}"
+        );
         let mut item = stored(&row);
         item.remove(name);
         let optional = ["holder", "nominee", "intent", "paused"].contains(&name.as_str());
@@ -229,7 +239,8 @@ fn a_field_inside_a_map_is_named() {
 #[test]
 fn the_stored_row_is_the_golden_one() {
     let row = full();
-    let golden: Value = serde_json::from_str(include_str!("../../tests/golden/row.json")).expect("the golden file is JSON");
+    let golden: Value =
+        serde_json::from_str(include_str!("../../tests/golden/row.json")).expect("the golden file is JSON");
     let stored: Value = stored(&row).iter().map(|(name, value)| (name.clone(), dynamo_json(value))).collect();
     assert_eq!(stored, golden, "found:\n{stored:#}");
 }
@@ -259,7 +270,13 @@ fn times_of_events_sort_as_text() {
     for good in ["2026-01-31T23:59:59.123Z", "1999-12-31T00:00:00.000Z"] {
         assert!(is_event_time(good), "{good}");
     }
-    for bad in ["2026-01-31T23:59:59Z", "2026-01-31T23:59:59.123+00:00", "2026-01-31 23:59:59.123Z", "", "2026-01-31T23:59:59.1234Z"] {
+    for bad in [
+        "2026-01-31T23:59:59Z",
+        "2026-01-31T23:59:59.123+00:00",
+        "2026-01-31 23:59:59.123Z",
+        "",
+        "2026-01-31T23:59:59.1234Z",
+    ] {
         assert!(!is_event_time(bad), "{bad}");
     }
 }

@@ -76,7 +76,8 @@ fn states() -> Vec<Row> {
         }
     }
     // Intent and pause change little, so they are not multiplied with everything else.
-    let plain: Vec<Row> = states.iter().filter(|row| row.nominee.is_none() && row.in_sync.len() == 2).cloned().collect();
+    let plain: Vec<Row> =
+        states.iter().filter(|row| row.nominee.is_none() && row.in_sync.len() == 2).cloned().collect();
     for row in plain {
         let lossy = nominee("b", 1, (5, 3), true);
         let members = BTreeSet::from([incarnation("a", 1)]);
@@ -169,7 +170,8 @@ fn told(row: &Row) -> String {
 }
 
 fn table() -> String {
-    let mut table = String::from("Legal changes of the row. Nodes a and b; `e` and `k` mark a raised epoch and beat.\n");
+    let mut table =
+        String::from("Legal changes of the row. Nodes a and b; `e` and `k` mark a raised epoch and beat.\n");
     let mut legal = BTreeSet::new();
     for row in states() {
         writeln!(table, "\n{}", told(&row)).expect("a String takes all");
@@ -198,7 +200,13 @@ fn the_legal_edges_are_the_reviewed_ones() {
     }
     let reviewed = std::fs::read_to_string(&path).unwrap_or_default();
     for (number, (found, reviewed)) in found.lines().zip(reviewed.lines()).enumerate() {
-        assert_eq!(found, reviewed, "line {} of {}: review the change, then LEASEHOLD_BLESS=1", number + 1, path.display());
+        assert_eq!(
+            found,
+            reviewed,
+            "line {} of {}: review the change, then LEASEHOLD_BLESS=1",
+            number + 1,
+            path.display()
+        );
     }
     assert_eq!(found.lines().count(), reviewed.lines().count(), "{}: review, then LEASEHOLD_BLESS=1", path.display());
 }

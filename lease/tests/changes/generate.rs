@@ -145,8 +145,12 @@ pub(crate) fn changes() -> impl Strategy<Value = Change> {
         nominees().prop_map(Change::Nominate),
         (holders(), terms()).prop_map(|(me, terms)| Change::Accept { me, terms }),
         (holders(), epoch()).prop_map(|(me, epoch)| Change::Activate { me, epoch }),
-        (holders(), epoch(), holders(), terms())
-            .prop_map(|(me, epoch, to, terms)| Change::HandOver { me, epoch, to, terms }),
+        (holders(), epoch(), holders(), terms()).prop_map(|(me, epoch, to, terms)| Change::HandOver {
+            me,
+            epoch,
+            to,
+            terms
+        }),
         (holders(), epoch()).prop_map(|(me, epoch)| Change::Release { me, epoch }),
         (holders(), any::<bool>(), terms()).prop_map(|(me, clean, terms)| Change::Restart {
             me,

@@ -72,7 +72,10 @@ fn check_step(change: &Change, old: &Row, write: &Write) {
     } else {
         assert_eq!(new.epoch, old.epoch);
         assert_eq!((new.ttl_ms, new.lossy_ok), (old.ttl_ms, old.lossy_ok), "terms are fixed for the epoch");
-        assert!(new.holder == old.holder || matches!(change, Change::Release { .. }), "only a new epoch has a new holder");
+        assert!(
+            new.holder == old.holder || matches!(change, Change::Release { .. }),
+            "only a new epoch has a new holder"
+        );
     }
 
     match writer(change) {
@@ -101,7 +104,10 @@ fn check_step(change: &Change, old: &Row, write: &Write) {
             assert_eq!(Terms { ttl_ms: new.ttl_ms, lossy_ok: new.lossy_ok }, *terms);
         }
         Change::HandOver { to, terms, .. } => {
-            assert!(old.activated && old.in_sync.contains(&to.incarnation), "only to a member, and only once activated");
+            assert!(
+                old.activated && old.in_sync.contains(&to.incarnation),
+                "only to a member, and only once activated"
+            );
             assert_eq!(new.holder.as_ref(), Some(to));
             assert_eq!(new.in_sync, old.in_sync, "everything was acknowledged everywhere");
             assert_eq!(Terms { ttl_ms: new.ttl_ms, lossy_ok: new.lossy_ok }, *terms);
@@ -128,11 +134,16 @@ fn check_step(change: &Change, old: &Row, write: &Write) {
         assert_eq!(new.paused, old.paused, "only an operator pauses and resumes");
     }
     assert!(
-        new.activated == old.activated || takes_epoch(change) || matches!(change, Change::Activate { .. } | Change::Release { .. })
+        new.activated == old.activated
+            || takes_epoch(change)
+            || matches!(change, Change::Activate { .. } | Change::Release { .. })
     );
 }
 
-fn with(set: &BTreeSet<lease::ids::Incarnation>, member: &lease::ids::Incarnation) -> BTreeSet<lease::ids::Incarnation> {
+fn with(
+    set: &BTreeSet<lease::ids::Incarnation>,
+    member: &lease::ids::Incarnation,
+) -> BTreeSet<lease::ids::Incarnation> {
     assert!(!set.contains(member));
     let mut set = set.clone();
     set.insert(member.clone());

@@ -64,7 +64,8 @@ struct Clock {
 impl Clock {
     /// Mostly at the limits, where mistakes show.
     fn new(dice: &mut Dice, suspended: Option<(u64, u64)>) -> Self {
-        let mut rate = || [900_000, 1_100_000, 900_000 + dice.below(200_001)][usize::try_from(dice.below(3)).expect("small")];
+        let mut rate =
+            || [900_000, 1_100_000, 900_000 + dice.below(200_001)][usize::try_from(dice.below(3)).expect("small")];
         Self { boottime_ppm: rate(), raw_ppm: rate(), suspended }
     }
 
@@ -89,10 +90,22 @@ enum Message {
     Write(Box<Write>),
     /// The answer to the write with this mark: `None` applied, else what was found.
     Wrote(Nonce, Option<Box<Row>>),
-    Read { asked: Moment },
-    Row { asked: Moment, row: Box<Row> },
-    Ping { sent: Moment, epoch: Epoch, beat: Beat },
-    Pong { sent: Moment, from: Incarnation },
+    Read {
+        asked: Moment,
+    },
+    Row {
+        asked: Moment,
+        row: Box<Row>,
+    },
+    Ping {
+        sent: Moment,
+        epoch: Epoch,
+        beat: Beat,
+    },
+    Pong {
+        sent: Moment,
+        from: Incarnation,
+    },
 }
 
 struct Letter {
