@@ -34,6 +34,7 @@ from .knobs import KnobBoard
 from .lambda_host import InvokeError, LambdaHost
 from .locks import handling, lock_of
 from .principals import NoSuchRole, role_documents
+from .throttling import Buckets
 
 # Services with one path and one dispatcher: called directly, without Flask's routing.
 DIRECT = {"dynamodb", "ec2", "events", "sts", "iam", "logs", "ssm", "cloudformation", "sqs", "sns", "kms", "ecr", "tagging", "cloudwatch"}
@@ -50,6 +51,7 @@ class FrontDoor:
         self.ec2_changed, self.log = ec2_changed, log
         self.moto = DomainDispatcherApplication(create_backend_app)
         self.dispatchers: dict[str, Any] = {}
+        self.buckets = Buckets()
         self.trace = False  # logs every call
         self.calls = 0
         self.counts: dict[str, int] = {}
@@ -81,6 +83,11 @@ class FrontDoor:
                 return errors.expired(call.service)
             if call.token != principal.token:
                 return errors.unknown_key(call.service)
+        if call.service == "ec2" and self.knobs.ec2_throttling and not self.buckets.take(call.region, call.action, call.params):
+            response = errors.throttled("ec2")
+            if is_mutating(call.action):
+                self._record(call, principal, response, False, None)
+            return response
         rule = self.faults.pick(call.service, call.region, call.action, principal.names, call.params)
         if rule is not None:
             early = self._before(rule, call, principal)

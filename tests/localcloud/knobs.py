@@ -24,6 +24,7 @@ class Knobs:
     # EC2
     eventual_reads_ms: float = 0.0  # DescribeRouteTables answers the state before a write for this long after it
     route_propagation_ms: float = 0.0  # the plane hears of a change this long after the API answered
+    ec2_throttling: bool = False  # EC2's documented token buckets per Region: RequestLimitExceeded beyond them
     instance_start_ms: float = 0.0  # least time in `pending`
     instance_stop_ms: float = 0.0  # least time in `stopping` / `shutting-down`
     # credentials

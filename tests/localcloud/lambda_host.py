@@ -125,8 +125,9 @@ class LambdaHost:
                 self.log("async invoke dropped", function=name, reason=gone.message)
                 return
             retries, age = async_config(function)
-            if time.monotonic() - queued > age / self.knobs.time_scale:
+            if time.monotonic() - queued > age:
                 self.log("async invoke dropped: too old", function=name, request_id=request_id)
+                send_failure(function, payload, request_id, "EventAgeExceeded", attempt - 1, None)
                 return
             try:
                 if self.knobs.lambda_outage:
@@ -139,7 +140,7 @@ class LambdaHost:
                 wait = ASYNC_RETRY_WAIT_S[min(attempt, len(ASYNC_RETRY_WAIT_S)) - 1] / self.knobs.time_scale
                 self.timeline.after(wait, lambda: self._attempt(region, name, payload, trigger, request_id, attempt + 1, queued))
             elif run.data["error"]:
-                send_failure(function, payload, run.data, attempt)
+                send_failure(function, payload, request_id, "RetriesExhausted", attempt, run.data["response"])
                 self.log("async invoke failed for good", function=name, request_id=request_id, attempts=attempt, error=run.data["error"])
 
         self.timeline.after(0, go)
@@ -153,8 +154,8 @@ class LambdaHost:
         run.data.update(cold=cold, environment=environment.id)
         if cold and not environment.wait_ready(INIT_LIMIT_S):
             environment.kill("init", f"INIT_REPORT Phase: init Status: timeout after {INIT_LIMIT_S:g} s", "Sandbox.Timedout")
-        begun = time.monotonic()
-        outcome = environment.invoke(Work(request_id, payload, time.time() + float(function.timeout), function.function_arn))
+        begun, limit = time.monotonic(), float(function.timeout)
+        outcome = environment.invoke(Work(request_id, payload, limit, time.time() + limit, function.function_arn))
         run_ms = (time.monotonic() - begun) * 1000
         text = environment.new_log()
         run.data.update(
@@ -244,7 +245,6 @@ class LambdaHost:
             "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],
             "AWS_SESSION_TOKEN": keys["Token"],
             "AWS_ENDPOINT_URL": self.endpoint(),
-            "_LEASEHOLD_TIMEOUT": str(function.timeout),
             **function.environment_vars,
         }
         return environment
@@ -379,7 +379,7 @@ def async_config(function: LambdaFunction) -> tuple[int, float]:
     return ASYNC_RETRIES, MAX_EVENT_AGE_S
 
 
-def send_failure(function: LambdaFunction, payload: bytes, run: dict[str, Any], attempts: int) -> None:
+def send_failure(function: LambdaFunction, payload: bytes, request_id: str, condition: str, attempts: int, response: Any) -> None:
     """To the OnFailure destination, if it is an SQS queue (the only kind known here)."""
     for config in function.event_invoke_config or []:
         target = (config.config.get("DestinationConfig") or {}).get("OnFailure", {}).get("Destination", "")
@@ -387,10 +387,11 @@ def send_failure(function: LambdaFunction, payload: bytes, run: dict[str, Any], 
             from moto.sqs.models import sqs_backends
 
             record = {"version": "1.0", "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
-                      "requestContext": {"requestId": run["request_id"], "functionArn": function.function_arn + ":$LATEST",
-                                         "condition": "RetriesExhausted", "approximateInvokeCount": attempts},
-                      "requestPayload": json.loads(payload), "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
-                      "responsePayload": run["response"]}  # fmt: skip
+                      "requestContext": {"requestId": request_id, "functionArn": function.function_arn + ":$LATEST", "condition": condition,
+                                         "approximateInvokeCount": attempts},
+                      "requestPayload": json.loads(payload)}  # fmt: skip
+            if response is not None:
+                record |= {"responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"}, "responsePayload": response}
             with LOCKS["sqs"]:
                 sqs_backends[ACCOUNT][function.region].send_message(target.rsplit(":", 1)[-1], json.dumps(record))
 

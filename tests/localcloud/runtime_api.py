@@ -32,7 +32,8 @@ PDEATHSIG = [found, "--pdeathsig", "KILL", "--"] if (found := shutil.which("setp
 class Work:
     request_id: str
     payload: bytes
-    deadline: float  # wall clock seconds, as the deadline header wants it
+    limit_s: float  # the function's time-out
+    deadline: float  # its end, in wall clock seconds as the deadline header wants it
     arn: str
 
 
@@ -149,8 +150,7 @@ class Environment:
             outcome = self.outcome
         if outcome is None:
             now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
-            limit = self.variables["_LEASEHOLD_TIMEOUT"]
-            self.kill("timeout", f"{now} {work.request_id} Task timed out after {float(limit):.2f} seconds", "Sandbox.Timedout")
+            self.kill("timeout", f"{now} {work.request_id} Task timed out after {work.limit_s:.2f} seconds", "Sandbox.Timedout")
             outcome = self.outcome
         assert outcome is not None
         return outcome

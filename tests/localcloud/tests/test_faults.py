@@ -215,3 +215,26 @@ def test_waiting_calls_do_not_spin(kit: Kit) -> None:
     kit.control("DELETE", f"faults/{rule}")
     for thread in threads:
         thread.join()
+
+
+def test_token_buckets_as_documented() -> None:
+    from localcloud.throttling import Buckets
+
+    buckets, route, filtered = Buckets(), {"RouteTableId": "rtb-1"}, {"Filter.1.Name": "vpc-id"}
+    assert sum(buckets.take("r", "ReplaceRoute", route, now=0.0) for _ in range(60)) == 50
+    assert sum(buckets.take("r", "ReplaceRoute", route, now=2.0) for _ in range(60)) == 10, "5 tokens a second"
+    assert sum(buckets.take("r", "DescribeRouteTables", filtered, now=2.0) for _ in range(200)) == 100
+    assert sum(buckets.take("r", "DescribeRouteTables", {}, now=2.0) for _ in range(200)) == 50, "unfiltered has a smaller one of its own"
+    assert buckets.take("other", "ReplaceRoute", route, now=2.0)
+
+
+def test_ec2_throttling_is_a_knob(kit: Kit) -> None:
+    kit.cloud.knobs.set({"ec2_throttling": True})
+    ec2, refused = kit.client("ec2", region="sa-east-1"), 0
+    for _ in range(60):
+        try:
+            ec2.describe_vpcs()
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "RequestLimitExceeded"
+            refused += 1
+    assert refused > 0

@@ -222,3 +222,16 @@ def test_freeze_and_thaw_a_running_invocation(kit: Kit) -> None:
         assert not busy.done()
         kit.control("POST", "lambda", {"function": name, "action": "thaw"})
         assert "FunctionError" not in busy.result()
+
+
+def test_an_event_that_waited_longer_than_its_age_goes_to_the_on_failure_queue(kit: Kit) -> None:
+    import json
+
+    name, queue = kit.function(ECHO), "q-" + uuid.uuid4().hex[:8]
+    url = kit.client("sqs").create_queue(QueueName=queue)["QueueUrl"]
+    kit.client("lambda").put_function_event_invoke_config(FunctionName=name, MaximumEventAgeInSeconds=60, DestinationConfig={
+        "OnFailure": {"Destination": f"arn:aws:sqs:ap-northeast-1:123456789012:{queue}"}})  # fmt: skip
+    kit.cloud.host._attempt("ap-northeast-1", name, b"{}", {"type": "event"}, "id-1", 1, time.monotonic() - 61)
+    message = until(lambda: kit.client("sqs").receive_message(QueueUrl=url).get("Messages"))[0]
+    assert json.loads(message["Body"])["requestContext"]["condition"] == "EventAgeExceeded"
+    assert kit.runs(name) == []
