@@ -47,7 +47,8 @@ pid=$(cat {home}/nginx/nginx.pid 2>/dev/null) || exit 0
 # After a kill -9 the file is stale, and its number may be somebody else's by now.
 grep -qs {home}/nginx "/proc/$pid/cmdline" || exit 0
 kill -TERM "$pid" 2>/dev/null || exit 0
-while kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
+# Not `kill -0`: it succeeds on a zombie, and who reaps it may take a second.
+while grep -qs {home}/nginx "/proc/$pid/cmdline"; do sleep 0.01; done
 """
 
 # The fence of a test's node: what sysrq is to a real one.

@@ -451,7 +451,7 @@ impl Node {
                 }
             }
             Standing::For(_) | Standing::Alone => {
-                if tenure.frozen {
+                if tenure.frozen && !tenure.is_drained() {
                     tenure.frozen = false;
                     self.trouble("authority is back: serving again".into());
                 }

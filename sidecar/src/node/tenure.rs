@@ -79,6 +79,11 @@ impl Tenure {
         }
     }
 
+    /// On the way out with the workload down: nothing is to be reachable here any more, whatever the authority.
+    pub(super) fn is_drained(&self) -> bool {
+        matches!(self.phase, Phase::HandingOver { .. } | Phase::Releasing { .. }) && self.workload == Workload::Down
+    }
+
     /// Whether the gate matters: something of the workload may be running or reachable.
     pub(super) fn serves(&self) -> bool {
         !matches!(self.phase, Phase::Activating)
