@@ -32,6 +32,7 @@ class Call:
     access_key: str
     action: str
     params: dict[str, Any] = field(default_factory=dict)
+    applied_at: float = 0.0  # wall clock, once applied
 
     @property
     def token(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 import time
@@ -105,4 +106,4 @@ class AuditLog:
 
     def after(self, sequence: int) -> list[dict[str, Any]]:
         with self.lock:
-            return [e for e in self.entries if e["seq"] > sequence]
+            return list(itertools.takewhile(lambda e: e["seq"] > sequence, reversed(self.entries)))[::-1]

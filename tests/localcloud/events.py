@@ -26,6 +26,7 @@ from .iam import Check, evaluate, glob
 from .iam_context import known_key
 from .knobs import KnobBoard
 from .lambda_host import InvokeError, LambdaHost
+from .locks import LOCKS
 from .timeline import Timeline
 
 RATE = re.compile(r"rate\((\d+) (minute|minutes|hour|hours|day|days)\)")
@@ -121,12 +122,14 @@ class Events:
             backend = logs_backends[ACCOUNT][region]
             group = arn.split(":log-group:")[-1].split(":")[0]
             stream = uuid.uuid4().hex
-            backend.create_log_stream(group, stream)
-            backend.put_log_events(group, stream, [{"timestamp": int(time.time() * 1000), "message": payload.decode()}])
+            with LOCKS["logs"]:
+                backend.create_log_stream(group, stream)
+                backend.put_log_events(group, stream, [{"timestamp": int(time.time() * 1000), "message": payload.decode()}])
         elif ":sqs:" in arn:
             from moto.sqs.models import sqs_backends
 
-            sqs_backends[ACCOUNT][region].send_message(arn.split(":")[-1], payload.decode())
+            with LOCKS["sqs"]:
+                sqs_backends[ACCOUNT][region].send_message(arn.split(":")[-1], payload.decode())
         elif ":event-bus/" in arn:
             self.publish(arn.split(":")[3], arn.split(":event-bus/")[-1], event)
         else:

@@ -102,10 +102,10 @@ class FrontDoor:
 
     # --- faults ---
 
-    def _record(self, call: Call, principal: Principal, response: Response | None, applied: bool, rule: Rule | None, at: float | None = None) -> None:
+    def _record(self, call: Call, principal: Principal, response: Response | None, applied: bool, rule: Rule | None) -> None:
         status = response.status if response is not None else 0
         error = error_code(response) if response is not None and status >= 400 else None
-        self.audit.add(at=at or time.time(), caller=principal.describe(), service=call.service, region=call.region, action=call.action, params=call.params,
+        self.audit.add(at=call.applied_at or time.time(), caller=principal.describe(), service=call.service, region=call.region, action=call.action, params=call.params,
                        status=status, error=error, applied=applied and status < 400, fault=f"{rule.kind} {rule.id}" if rule else None)  # fmt: skip
 
     def _before(self, rule: Rule, call: Call, principal: Principal) -> Response | None:
@@ -183,7 +183,7 @@ class FrontDoor:
         """None: the caller's policies allow the call."""
         try:
             documents = role_documents(principal.role_arn)
-            with lock_of("iam"):
+            with lock_of(call.service):  # looks at tables and tags
                 questions = checks(call, principal)
             for question in questions:
                 decision = evaluate(documents, question, known_key)
@@ -210,6 +210,7 @@ class FrontDoor:
         try:
             with lock_of(call.service), handling(call):
                 response = self._moto(call)
+                call.applied_at = time.time()  # under the lock: two writes' times are in the order in which they were applied
         except ServiceException as error:  # raised where moto's own dispatch does not catch it
             return errors.error(call.service, error.code or type(error).__name__, str(error.message), 400)
         except NotImplementedError as missing:

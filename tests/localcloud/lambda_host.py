@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import queue
@@ -17,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from moto.awslambda.models import LambdaFunction, lambda_backends
-from moto.iam.models import iam_backends
 
 from . import ACCOUNT
 from .credentials import Credentials
 from .iam import trust_allows
 from .knobs import KnobBoard
 from .locks import LOCKS
+from .principals import NoSuchRole, role_by_arn
 from .runtime_api import INIT_LIMIT_S, Environment, Work, scratch_directory
 from .timeline import Timeline
 
@@ -215,8 +216,10 @@ class LambdaHost:
         return environment, cold
 
     def _new(self, function: LambdaFunction, key: str) -> Environment:
-        role = iam_backends[ACCOUNT]["aws"].roles.values()
-        assumed = next((r for r in role if r.arn == function.role), None)
+        try:
+            assumed = role_by_arn(function.role)
+        except NoSuchRole:
+            assumed = None
         if assumed is None or not trust_allows(assumed.assume_role_policy_document, "lambda.amazonaws.com"):
             raise InvokeError("AccessDeniedException", "The role defined for the function cannot be assumed by Lambda.", 403)
         path = self.directory / "logs" / f"{function.function_name}-{uuid.uuid4().hex[:8]}.log"
@@ -341,7 +344,8 @@ class LambdaHost:
 
     def after(self, sequence: int) -> list[dict[str, Any]]:
         with self.lock:
-            return [{k: v for k, v in r.data.items() if not k.startswith("_")} for r in self.runs if r.data["seq"] > sequence]
+            newest = itertools.takewhile(lambda r: r.data["seq"] > sequence, reversed(self.runs))
+            return [{k: v for k, v in r.data.items() if not k.startswith("_")} for r in newest][::-1]
 
     def describe(self) -> list[dict[str, Any]]:
         with self.lock:
@@ -365,8 +369,9 @@ class LambdaHost:
         while (job := self.log_queue.get()) is not None:
             function, text = job
             try:
-                function.logs_backend.ensure_log_group(function.logs_group_name)
-                function.save_logs(text)
+                with LOCKS["logs"]:
+                    function.logs_backend.ensure_log_group(function.logs_group_name)
+                    function.save_logs(text)
             except Exception as error:
                 self.log("function log lost", function=function.function_name, error=repr(error))
 

@@ -129,11 +129,12 @@ def find_instance(instance_id: str) -> tuple[str, Any] | None:
 
 def instance_at(address: str) -> tuple[str, Any] | None:
     """The instance, alive, one of whose interfaces has this private address."""
-    for name, backend in list(ec2_backends[ACCOUNT].items()):
-        for reservation in list(backend.reservations.values()):
-            for instance in reservation.instances:
-                if instance.state in ("pending", "running", "stopping", "shutting-down"):
-                    for nic in instance.nics.values():
-                        if any(a.get("PrivateIpAddress") == address for a in nic.private_ip_addresses):
-                            return name, instance
+    with LOCKS["ec2"]:
+        for name, backend in ec2_backends[ACCOUNT].items():
+            for reservation in backend.reservations.values():
+                for instance in reservation.instances:
+                    if instance.state in ("pending", "running", "stopping", "shutting-down"):
+                        for nic in instance.nics.values():
+                            if any(a.get("PrivateIpAddress") == address for a in nic.private_ip_addresses):
+                                return name, instance
     return None

@@ -59,13 +59,13 @@ def run(mode: str, each: int) -> dict[str, int]:
 
 
 def test_no_update_is_lost_behind_the_lock() -> None:
-    seen = run("locked", 40)
+    seen = run("locked", 25)
     assert seen["acknowledged"] == seen["final"] > 0 and seen["twice"] == 0
 
 
 def test_negative_control_plain_moto_loses_updates() -> None:
     for _ in range(4):  # a race: nearly always lost on the first try
-        seen = run("plain", 60)
+        seen = run("plain", 40)
         if seen["acknowledged"] > seen["final"]:
             assert seen["twice"] > 0, "two clients were told that they won the same write"
             return
