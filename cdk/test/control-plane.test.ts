@@ -129,7 +129,7 @@ describe('what wakes them', () => {
       EventBusName: { Ref: logicalId(template, 'AWS::Events::EventBus', { Name: 'leasehold' }) },
       EventPattern: {
         source: ['leasehold'],
-        'detail-type': ['Holder Suspected', 'Resource Failed', 'Handover Requested', 'Node Joined'],
+        'detail-type': ['Holder Suspected', 'Resource Failed', 'Handover Requested', 'Node Joined', 'Failover Accepted'],
       },
       Targets: [Match.objectLike({ RetryPolicy: { MaximumEventAgeInSeconds: 60, MaximumRetryAttempts: 8 }, DeadLetterConfig: Match.anyValue() })],
     });
