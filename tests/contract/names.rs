@@ -29,7 +29,7 @@ fn functions_read_the_environment_that_the_deployment_sets() {
     let asked = RefCell::new(BTreeSet::new());
     let read = |name: &str| {
         asked.borrow_mut().insert(name.to_owned());
-        Some("x".to_owned())
+        name.starts_with("LEASEHOLD_").then(|| "x".to_owned()).or((name == "AWS_REGION").then(|| "eu-west-1".into()))
     };
     Environment::parse(read).expect("a complete environment");
     let ours: BTreeSet<String> = asked.into_inner().into_iter().filter(|name| name.starts_with("LEASEHOLD_")).collect();

@@ -74,7 +74,13 @@ impl LocalCloud {
                 "the local cloud did not become ready; it said {line:?}; try: cd tests && ../.venv/bin/python -m localcloud"
             );
         };
-        Ok(Self { child, port })
+        let cloud = Self { child, port };
+        // The first request of a service loads it, which takes longer than any time limit under test.
+        for (service, target) in [("dynamodb", "DynamoDB_20120810.ListTables"), ("events", "AWSEvents.ListEventBuses")] {
+            let answer = cloud.call(&Keys::operator(), service, target, &Value::Object(serde_json::Map::new()))?;
+            ensure!(answer.status == 200, "{target}: {}", answer.body);
+        }
+        Ok(cloud)
     }
 
     /// A DynamoDB client with these keys and its own connections.
