@@ -181,7 +181,7 @@ def keep(screen: Screen, cloud: Cloud, result: dict[str, object]) -> None:
     env = " ".join(f"{key}={value}" for key, value in cloud.environment().items() if key in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"))
     state = cloud.plane("GET")
     ids = {machine["name"]: one for one, machine in state["machines"].items() if not machine["host"]}
-    invoke = f"aws lambda invoke --function-name {NAME}-failover --cli-binary-format raw-in-base64-out --payload"
+    invoke = f"aws lambda invoke --function-name {NAME}-failover --payload"
     screen.line(f"""
   It stays up until Ctrl-C. In another shell (root):
     export {env} PATH={os.path.dirname(sys.executable)}:$PATH
