@@ -111,7 +111,9 @@ impl Request {
                 reason: fields.required("reason", "why: it is what others will read", text).unwrap_or_default(),
             }),
             Some("resume") => Some(Action::Resume),
-            Some("history") => Some(Action::History { limit: fields.optional("limit", limit).unwrap_or(DEFAULT_LIMIT) }),
+            Some("history") => {
+                Some(Action::History { limit: fields.optional("limit", limit).unwrap_or(DEFAULT_LIMIT) })
+            }
             Some(_) => {
                 fields.bad("action", ACTIONS);
                 // The other keys cannot be judged without it.
@@ -184,10 +186,8 @@ mod tests {
     #[test]
     fn every_action_of_the_documentation_is_understood() {
         let documentation = include_str!("api.rs");
-        let examples: Vec<&str> = documentation
-            .lines()
-            .filter_map(|line| line.strip_prefix("//! | `{")?.split('`').next())
-            .collect();
+        let examples: Vec<&str> =
+            documentation.lines().filter_map(|line| line.strip_prefix("//! | `{")?.split('`').next()).collect();
         assert_eq!(examples.len(), 7);
         for example in examples {
             let payload: Value = serde_json::from_str(&format!("{{{example}")).expect("JSON");
@@ -197,9 +197,13 @@ mod tests {
 
     #[test]
     fn every_answer_of_the_documentation_is_json() {
-        let documentation: String =
-            include_str!("api.rs").lines().filter_map(|line| line.strip_prefix("//!")).map(|line| format!("{line}\n")).collect();
-        let answers: Vec<&str> = documentation.split("```json").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        let documentation: String = include_str!("api.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//!"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let answers: Vec<&str> =
+            documentation.split("```json").skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert_eq!(answers.len(), 4);
         for answer in answers {
             serde_json::from_str::<Value>(answer).unwrap_or_else(|error| panic!("{answer}: {error}"));
@@ -210,8 +214,14 @@ mod tests {
     fn mistakes_are_told_all_at_once() {
         for (payload, parts) in [
             (json!({}), vec!["cluster is missing", "action is missing"]),
-            (json!({ "action": "dance", "cluster": "Web", "colour": 1 }), vec!["\"dance\"", "one of: status", "\"Web\"", "colour"]),
-            (json!({ "action": "failover", "cluster": "web", "to": "B!", "force_stop": "yes" }), vec!["to = ", "force_stop"]),
+            (
+                json!({ "action": "dance", "cluster": "Web", "colour": 1 }),
+                vec!["\"dance\"", "one of: status", "\"Web\"", "colour"],
+            ),
+            (
+                json!({ "action": "failover", "cluster": "web", "to": "B!", "force_stop": "yes" }),
+                vec!["to = ", "force_stop"],
+            ),
             (json!({ "action": "status", "cluster": "web", "to": "b" }), vec!["to = \"b\": unknown key"]),
             (json!({ "action": "pause", "cluster": "web" }), vec!["reason is missing"]),
             (json!({ "action": "history", "cluster": "web", "limit": 0 }), vec!["1 to 200"]),

@@ -136,7 +136,8 @@ impl Cloud for Aws {
             .detail_type(event.detail_type())
             .detail(event.detail())
             .build();
-        let answer = self.clients.bus().put_events().entries(entry).send().await.map_err(|error| failed(CALL, error))?;
+        let answer =
+            self.clients.bus().put_events().entries(entry).send().await.map_err(|error| failed(CALL, error))?;
         // PutEvents answers 200 also for entries that it has not taken.
         match answer.entries().iter().find_map(|entry| entry.error_code()) {
             None => Ok(()),

@@ -70,7 +70,8 @@ async fn store(cloud: &impl Cloud, request: &Value) -> Result<ClusterId, String>
         .and_then(Value::as_str)
         .ok_or("property Config is missing: expected the cluster's configuration as a JSON text")?;
     let config = ClusterConfig::parse(json).map_err(|problems| problems.to_string())?;
-    let mistakes = mistakes(cloud, &config).await.map_err(|error| format!("the network could not be checked: {error}"))?;
+    let mistakes =
+        mistakes(cloud, &config).await.map_err(|error| format!("the network could not be checked: {error}"))?;
     if !mistakes.is_empty() {
         return Err(mistakes.join("\n"));
     }

@@ -151,14 +151,16 @@ async fn apply(
     // The destination is made ready before packets are sent there.
     let (forwarding, routes): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| matches!(change, Change::Forwarding { .. }));
+    let anything = !forwarding.is_empty() || !routes.is_empty();
+    let overtaken =
+        async || Ok::<_, CloudError>(cloud.row(&config.cluster).await?.is_none_or(|row| row.epoch != epoch));
     for stage in [forwarding, routes] {
         let mut pending = stage;
         let mut pause = PAUSE;
         while !pending.is_empty() {
             let rest = pending.split_off(pending.len().min(BATCH));
             // No change without the row having been read first; none once the epoch has moved.
-            let found = cloud.row(&config.cluster).await?;
-            if found.is_none_or(|row| row.epoch != epoch) {
+            if overtaken().await? {
                 return Ok(Applied::Overtaken);
             }
             let results = join_all(pending.iter().map(|change| ensure(cloud, change))).await;
@@ -190,7 +192,8 @@ async fn apply(
             pending.append(&mut again);
         }
     }
-    Ok(Applied::AsFarAsPossible)
+    // The lease may have moved while the last batch was on its way.
+    Ok(if anything && overtaken().await? { Applied::Overtaken } else { Applied::AsFarAsPossible })
 }
 
 async fn ensure(cloud: &impl Cloud, change: &Change) -> Result<(), CloudError> {

@@ -85,25 +85,63 @@ pub struct Described {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
     /// A standby sees the row stand still; `hears`: but the holder still answers on the peer link.
-    Suspected { node: NodeId, epoch: Epoch, beat: Beat, silent_ms: Millis, hears: bool },
+    Suspected {
+        node: NodeId,
+        epoch: Epoch,
+        beat: Beat,
+        silent_ms: Millis,
+        hears: bool,
+    },
     /// We saw the row stand still ourselves, for at least two beats.
-    StoodStill { epoch: Epoch, beat: Beat },
+    StoodStill {
+        epoch: Epoch,
+        beat: Beat,
+    },
     /// EC2 said that an instance is `stopped` or `terminated`.
-    InstanceState { instance: InstanceId, state: String },
+    InstanceState {
+        instance: InstanceId,
+        state: String,
+    },
     /// EC2 will interrupt a spot instance in two minutes.
-    Interruption { instance: InstanceId, action: String },
-    ResourceFailed { node: NodeId, epoch: Epoch, resource: String, reason: String },
+    Interruption {
+        instance: InstanceId,
+        action: String,
+    },
+    ResourceFailed {
+        node: NodeId,
+        epoch: Epoch,
+        resource: String,
+        reason: String,
+    },
     /// The holder asks to be relieved.
-    Relief { node: NodeId, epoch: Epoch, reason: String },
+    Relief {
+        node: NodeId,
+        epoch: Epoch,
+        reason: String,
+    },
     /// The holder let go.
-    Released { node: NodeId, epoch: Epoch, reason: String },
-    Joined { node: NodeId },
+    Released {
+        node: NodeId,
+        epoch: Epoch,
+        reason: String,
+    },
+    Joined {
+        node: NodeId,
+    },
     /// The regular look: nothing in particular.
     Look,
     /// An operator asks to move the service while its holder is alive.
-    Switchover { to: Option<NodeId>, reason: String },
+    Switchover {
+        to: Option<NodeId>,
+        reason: String,
+    },
     /// An operator insists.
-    Force { to: Option<NodeId>, accept_data_loss: bool, force_stop: bool, reason: String },
+    Force {
+        to: Option<NodeId>,
+        accept_data_loss: bool,
+        force_stop: bool,
+        reason: String,
+    },
 }
 
 impl Hint {
@@ -132,7 +170,9 @@ pub enum Action {
     /// An operator's forced failover needs this instance dead first.
     Stop(InstanceId),
     /// Nothing can be done, or must not: `what_to_do` is for the operator.
-    Block { what_to_do: String },
+    Block {
+        what_to_do: String,
+    },
     LookAgain(Vec<Missing>),
 }
 
@@ -180,9 +220,10 @@ pub fn decide(seen: &Observation) -> Decision {
             rules::relief(seen, row, &format!("resource {resource} on {node}: {reason}"))
         }
         Hint::Relief { node, reason, .. } if *node == holder.node => rules::relief(seen, row, reason),
-        Hint::InstanceState { instance, state } => {
-            nothing(Rule::R120, format!("{instance} is {state}; the holder {} runs on {}", holder.node, holder.instance))
-        }
+        Hint::InstanceState { instance, state } => nothing(
+            Rule::R120,
+            format!("{instance} is {state}; the holder {} runs on {}", holder.node, holder.instance),
+        ),
         Hint::Interruption { instance, .. } => nothing(Rule::R120, format!("{instance} is not the holder's instance")),
         Hint::ResourceFailed { node, .. } | Hint::Relief { node, .. } | Hint::Released { node, .. } => {
             nothing(Rule::R120, format!("the holder is {}, not {node}", holder.node))

@@ -30,7 +30,12 @@ pub async fn discover(cloud: &impl Cloud, config: &ClusterConfig, view: View) ->
     match view {
         View::Failover => {
             let family = |v4: bool| -> Vec<IpNet> {
-                config.virtual_ips.iter().map(|ip| IpNet::from(ip.address)).filter(|net| net.addr().is_ipv4() == v4).collect()
+                config
+                    .virtual_ips
+                    .iter()
+                    .map(|ip| IpNet::from(ip.address))
+                    .filter(|net| net.addr().is_ipv4() == v4)
+                    .collect()
             };
             let listed: BTreeSet<TableId> =
                 config.virtual_ips.iter().flat_map(|ip| ip.create_in.iter().cloned().map(TableId)).collect();

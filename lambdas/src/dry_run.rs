@@ -30,7 +30,8 @@ pub async fn plan(
         let Action::LookAgain(missing) = &says.action else { break };
         look(cloud, &mut seen, &missing.clone()).await?;
         says = decide(&seen);
-        if matches!(&says.action, Action::LookAgain(missing) if missing.iter().any(|m| matches!(m, Missing::RowMovement { .. }))) {
+        if matches!(&says.action, Action::LookAgain(missing) if missing.iter().any(|m| matches!(m, Missing::RowMovement { .. })))
+        {
             break;
         }
     }
@@ -41,7 +42,8 @@ pub async fn plan(
     };
     let Some(member) = chosen.as_ref().and_then(|node| seen.config.member(node)) else {
         let known: Vec<_> = seen.config.nodes.iter().map(|node| node.name.as_str()).collect();
-        let who = chosen.map_or("nobody holds the lease".into(), |node| format!("{node} is not a node of cluster {cluster}"));
+        let who =
+            chosen.map_or("nobody holds the lease".into(), |node| format!("{node} is not a node of cluster {cluster}"));
         return Ok(Ok(refused(Rule::R400, &who, &format!("name one of: {}", known.join(", ")))));
     };
     let planned = routes(&topology, &seen.config.virtual_ips, &member.instance);
@@ -50,7 +52,10 @@ pub async fn plan(
         .interfaces
         .iter()
         .filter(|(_, interface)| {
-            interface.attached.as_ref().is_some_and(|(owner, _)| seen.config.nodes.iter().any(|node| node.instance == *owner))
+            interface
+                .attached
+                .as_ref()
+                .is_some_and(|(owner, _)| seen.config.nodes.iter().any(|node| node.instance == *owner))
         })
         .map(|(id, _)| id.clone())
         .collect();
@@ -68,17 +73,29 @@ pub async fn plan(
             }));
         }
     }
-    let changes: Vec<Value> = planned.changes.iter().filter_map(|change| match change {
-        Change::Route { table, destination, from, to } => Some(json!({ "table": table, "destination": destination, "from": from, "to": to })),
-        Change::Forwarding { .. } => None,
-    }).collect();
-    let forwarding: Vec<_> = planned.changes.iter().filter_map(|change| match change {
-        Change::Forwarding { interface } => Some(interface),
-        Change::Route { .. } => None,
-    }).collect();
+    let changes: Vec<Value> = planned
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Route { table, destination, from, to } => {
+                Some(json!({ "table": table, "destination": destination, "from": from, "to": to }))
+            }
+            Change::Forwarding { .. } => None,
+        })
+        .collect();
+    let forwarding: Vec<_> = planned
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Forwarding { interface } => Some(interface),
+            Change::Route { .. } => None,
+        })
+        .collect();
     let verdict = match &says.action {
         Action::Intend(_) => json!({ "switchover": "possible" }),
-        Action::Block { what_to_do } => json!({ "switchover": "refused", "why": says.reason, "what_to_do": what_to_do }),
+        Action::Block { what_to_do } => {
+            json!({ "switchover": "refused", "why": says.reason, "what_to_do": what_to_do })
+        }
         _ => json!({ "switchover": "unclear", "why": says.reason }),
     };
     Ok(Ok(json!({

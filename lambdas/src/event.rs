@@ -32,7 +32,10 @@ pub fn understand(payload: &Value) -> Result<Waking, ApiError> {
         return Request::parse(payload).map(Waking::Request);
     }
     let text = |value: Option<&Value>, key: &str| {
-        value.and_then(Value::as_str).map(str::to_owned).ok_or_else(|| malformed(format!("{key} is missing or no text")))
+        value
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .ok_or_else(|| malformed(format!("{key} is missing or no text")))
     };
     let (source, kind) = (text(source, "source")?, text(kind, "detail-type")?);
     let detail = payload.get("detail").ok_or_else(|| malformed("detail is missing".into()))?;
@@ -47,7 +50,8 @@ fn malformed(problem: String) -> ApiError {
     ApiError {
         code: "malformed_event",
         message: format!("an event that cannot be understood: {problem}"),
-        what_to_do: "nothing was changed; update the functions and the nodes to the same release, and look at who put it".into(),
+        what_to_do:
+            "nothing was changed; update the functions and the nodes to the same release, and look at who put it".into(),
     }
 }
 
@@ -84,7 +88,11 @@ fn of_ours(event: Event) -> Waking {
 
 fn of_ec2(kind: &str, detail: &Value) -> Result<Waking, ApiError> {
     let text = |key: &str| {
-        detail.get(key).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| malformed(format!("{kind}: detail.{key} is missing")))
+        detail
+            .get(key)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .ok_or_else(|| malformed(format!("{kind}: detail.{key} is missing")))
     };
     // By the id in the detail: the ARN of a spot warning is malformed (no account).
     let instance = InstanceId::new(text("instance-id")?).map_err(|error| malformed(format!("{kind}: {error}")))?;
@@ -138,7 +146,10 @@ mod tests {
             (json!({ "source": "leasehold", "detail-type": "Node Joined", "detail": newer }), "newer"),
             (json!({ "source": "leasehold", "detail-type": "Nodes Joined", "detail": good }), "none of leasehold's"),
             (json!({ "source": "other", "detail-type": "Node Joined", "detail": good }), "other"),
-            (json!({ "source": "aws.ec2", "detail-type": "EC2 Instance State-change Notification", "detail": {} }), "instance-id"),
+            (
+                json!({ "source": "aws.ec2", "detail-type": "EC2 Instance State-change Notification", "detail": {} }),
+                "instance-id",
+            ),
         ] {
             let error = understand(&event).expect_err("malformed");
             assert_eq!(error.code, "malformed_event");

@@ -153,7 +153,8 @@ pub async fn run_without(
             Action::Found(founding) => {
                 let write = founding.clone().write(mark(cloud));
                 if let Some(row) = apply(cloud, &mut seen, &write).await? {
-                    let ended = drive::nomination(cloud, &seen, &decision, &row, &founding.nominee, deadline, &story).await?;
+                    let ended =
+                        drive::nomination(cloud, &seen, &decision, &row, &founding.nominee, deadline, &story).await?;
                     if let Some(answer) = drive::go_on(&mut seen, &decision, ended, &mut last) {
                         return Ok(answer);
                     }
@@ -170,7 +171,8 @@ pub async fn run_without(
             Action::Intend(intent) => {
                 let Some(row) = change(cloud, &mut seen, &Change::Intend(intent.clone())).await? else { continue };
                 story.step(cloud, format!("{} asked to hand over to {}", holder_name(&row), intent.to));
-                let detail = json!({ "to": intent.to, "rule": intent.rule, "reason": intent.reason, "epoch": row.epoch });
+                let detail =
+                    json!({ "to": intent.to, "rule": intent.rule, "reason": intent.reason, "epoch": row.epoch });
                 record(cloud, cluster, "Move Requested", detail, Some(decision_record(&decision, &seen))).await;
                 return Ok(drive::intent(cloud, &seen, &decision, &row, &intent, deadline, &story).await?);
             }
@@ -239,7 +241,9 @@ async fn stop(
         Err(error) => {
             let denied = matches!(error.code(), Some("UnauthorizedOperation" | "AccessDenied"));
             let what = if denied {
-                format!("the function's role may not stop instances; grant ec2:StopInstances on {instance} to it, or stop it yourself and ask again without force_stop")
+                format!(
+                    "the function's role may not stop instances; grant ec2:StopInstances on {instance} to it, or stop it yourself and ask again without force_stop"
+                )
             } else {
                 format!("stop {instance} yourself and ask again without force_stop")
             };

@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn every_metric_that_is_named_has_a_value() {
-        let line = Measures { in_sync_standbys: 1, ..Measures::default() }.line("demo", &"web".parse().expect("a name"), 7);
+        let line =
+            Measures { in_sync_standbys: 1, ..Measures::default() }.line("demo", &"web".parse().expect("a name"), 7);
         let directive = &line["_aws"]["CloudWatchMetrics"][0];
         assert_eq!(line["InSyncStandbys"], 1);
         for metric in directive["Metrics"].as_array().expect("a list") {

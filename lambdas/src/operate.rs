@@ -65,7 +65,11 @@ fn of_event(answer: &Answer) -> Value {
 }
 
 /// The cluster that `instance` is a node of.
-async fn owner(cloud: &impl Cloud, clusters: &[ClusterId], instance: &InstanceId) -> Result<Option<ClusterId>, ApiError> {
+async fn owner(
+    cloud: &impl Cloud,
+    clusters: &[ClusterId],
+    instance: &InstanceId,
+) -> Result<Option<ClusterId>, ApiError> {
     let configs = futures::future::join_all(clusters.iter().map(|cluster| cloud.config(cluster))).await;
     let mut unreadable = None;
     for config in configs {
@@ -177,13 +181,7 @@ async fn change(cloud: &impl Cloud, cluster: &ClusterId, change: &Change) -> Res
     Err(Trouble::Cloud(CloudError::Table(format!("the row kept moving, or did not answer: {last}"))))
 }
 
-async fn paused(
-    cloud: &impl Cloud,
-    cluster: &ClusterId,
-    row: Result<Row, String>,
-    pause: bool,
-    reason: &str,
-) -> Value {
+async fn paused(cloud: &impl Cloud, cluster: &ClusterId, row: Result<Row, String>, pause: bool, reason: &str) -> Value {
     match row {
         Ok(row) => {
             let kind = if pause { "Paused" } else { "Resumed" };

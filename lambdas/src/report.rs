@@ -115,7 +115,7 @@ pub async fn is_told(cloud: &impl Cloud, cluster: &ClusterId, rule: Rule, epoch:
 /// Whether the history knows that the move to `epoch` was completed.
 pub async fn is_completed(cloud: &impl Cloud, cluster: &ClusterId, epoch: Epoch) -> bool {
     let Ok(history) = cloud.history(cluster, RECENT).await else { return false };
-    history.iter().any(|(_, _, item)| {
-        item["kind"] == "Failover Completed" && item["detail"]["timeline"]["epoch"] == json!(epoch)
-    })
+    history
+        .iter()
+        .any(|(_, _, item)| item["kind"] == "Failover Completed" && item["detail"]["timeline"]["epoch"] == json!(epoch))
 }

@@ -86,9 +86,11 @@ fn changes_for(
     let vpc = VpcId(address.vpc.clone());
     let destination = IpNet::from(address.address);
     check_address(topology, address)?;
-    let (to, interface) = topology
-        .interface_of(active, &vpc)
-        .ok_or_else(|| Problem::NoInterface { instance: active.clone(), vpc: vpc.clone(), destination })?;
+    let (to, interface) = topology.interface_of(active, &vpc).ok_or_else(|| Problem::NoInterface {
+        instance: active.clone(),
+        vpc: vpc.clone(),
+        destination,
+    })?;
     let mut changes = Vec::new();
     let mut problems = Vec::new();
     if interface.checked {

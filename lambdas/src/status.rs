@@ -78,7 +78,11 @@ fn summary(
         .collect();
     let Some(holder) = &row.holder else {
         let what = "start an in-sync node; it is nominated as soon as it joins";
-        return (format!("NOT SERVING: nobody holds epoch {}; in sync: {}", row.epoch, in_sync.join(", ")), false, Some(what));
+        return (
+            format!("NOT SERVING: nobody holds epoch {}; in sync: {}", row.epoch, in_sync.join(", ")),
+            false,
+            Some(what),
+        );
     };
     let standbys = in_sync.iter().filter(|node| **node != holder.node.as_str()).count();
     let place = format!("{}, epoch {}", holder.node, row.epoch);

@@ -35,7 +35,12 @@ pub struct Visit {
 }
 
 /// Visits every cluster. One cluster's failure does not stop the others.
-pub async fn visit_all(cloud: &impl Cloud, clusters: &[ClusterId], memory: &Memory, deadline: Deadline) -> Vec<(ClusterId, Visit)> {
+pub async fn visit_all(
+    cloud: &impl Cloud,
+    clusters: &[ClusterId],
+    memory: &Memory,
+    deadline: Deadline,
+) -> Vec<(ClusterId, Visit)> {
     let visits = clusters.iter().map(|cluster| async move {
         let visit = match visit(cloud, cluster, memory, deadline).await {
             Ok(visit) => visit,
@@ -54,7 +59,12 @@ pub async fn visit_all(cloud: &impl Cloud, clusters: &[ClusterId], memory: &Memo
 ///
 /// # Errors
 /// [`Trouble`] where the table or the network could not be read.
-pub async fn visit(cloud: &impl Cloud, cluster: &ClusterId, memory: &Memory, deadline: Deadline) -> Result<Visit, Trouble> {
+pub async fn visit(
+    cloud: &impl Cloud,
+    cluster: &ClusterId,
+    memory: &Memory,
+    deadline: Deadline,
+) -> Result<Visit, Trouble> {
     let (first, config) = futures::try_join!(cloud.row(cluster), cloud.config(cluster))?;
     let config = config.ok_or_else(|| Trouble::NoCluster(cluster.clone()))?;
     let before = heartbeats(cloud, &config).await?;
@@ -63,7 +73,8 @@ pub async fn visit(cloud: &impl Cloud, cluster: &ClusterId, memory: &Memory, dea
     cloud.sleep(Millis((policy.beat_ms.0 * 2).max(policy.heartbeat_ms.0 * 5 / 4) + 300)).await;
     let (row, after) = futures::join!(cloud.row(cluster), heartbeats(cloud, &config));
     let (row, after) = (row?, after?);
-    let mut visit = Visit { measures: measure(&config, first.as_ref(), row.as_ref(), &before, &after), did: Vec::new() };
+    let mut visit =
+        Visit { measures: measure(&config, first.as_ref(), row.as_ref(), &before, &after), did: Vec::new() };
     let Some(row) = row else {
         act(cloud, cluster, Hint::Look, BTreeSet::new(), deadline, &mut visit).await?;
         return Ok(visit);
@@ -186,7 +197,9 @@ async fn clear_old_intent(cloud: &impl Cloud, config: &ClusterConfig, row: &Row,
         let Ok(write) = (Change::ClearIntent { id: intent.id.clone() }).on(&row, mark(cloud)) else { return };
         match cloud.write(&write, Millis(1_500)).await {
             lease::outcome::Outcome::Applied(_) => break,
-            lease::outcome::Outcome::Refused { found: Some(found) } | lease::outcome::Outcome::Superseded { found } => row = *found,
+            lease::outcome::Outcome::Refused { found: Some(found) } | lease::outcome::Outcome::Superseded { found } => {
+                row = *found
+            }
             _ => return,
         }
     }
@@ -230,3 +243,6 @@ pub fn answer(visits: &[(ClusterId, Visit)]) -> Value {
     let told = visits.iter().map(|(cluster, visit)| (cluster.to_string(), json!({ "did": visit.did })));
     json!({ "clusters": Value::Object(told.collect()) })
 }
+
+#[cfg(test)]
+mod tests;

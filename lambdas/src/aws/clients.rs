@@ -29,7 +29,9 @@ impl Clients {
         let base = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(environment.region.clone()))
-            .credentials_provider(aws_sdk_ec2::config::SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()))
+            .credentials_provider(aws_sdk_ec2::config::SharedCredentialsProvider::new(
+                EnvironmentVariableCredentialsProvider::new(),
+            ))
             .http_client(http_client(environment));
         let base = match &environment.endpoint {
             Some(url) => base.endpoint_url(url),
@@ -62,7 +64,8 @@ impl Clients {
     /// For what changes something: one try, because a retry in here would go out after the row was read again.
     pub(super) fn ec2_writes(&self) -> &aws_sdk_ec2::Client {
         self.ec2_writes.get_or_init(|| {
-            let once = self.base.to_builder().retry_config(RetryConfig::disabled()).timeout_config(limit(3_000)).build();
+            let once =
+                self.base.to_builder().retry_config(RetryConfig::disabled()).timeout_config(limit(3_000)).build();
             aws_sdk_ec2::Client::new(&once)
         })
     }

@@ -86,7 +86,11 @@ pub(super) async fn route_tables(ec2: &Client, which: &Tables) -> Found<TableId,
         let described = RouteTable {
             vpc: vpc.into(),
             main: associations.iter().any(|association| association.main() == Some(true)),
-            subnets: associations.iter().filter_map(|association| association.subnet_id()).map(SubnetId::from).collect(),
+            subnets: associations
+                .iter()
+                .filter_map(|association| association.subnet_id())
+                .map(SubnetId::from)
+                .collect(),
             routes: table.routes().iter().filter_map(route).collect(),
         };
         found.insert(id.into(), described);

@@ -159,9 +159,9 @@ impl Fake {
             let interface = Interface { vpc: "vpc-1".into(), subnet: "subnet-1".into(), attached, checked: false };
             (InterfaceId(format!("eni-{name}")), interface)
         });
-        let instances = names.iter().map(|name| {
-            (holder(name).instance, Described { state: "running".into(), launched: Some(LAUNCHED_S) })
-        });
+        let instances = names
+            .iter()
+            .map(|name| (holder(name).instance, Described { state: "running".into(), launched: Some(LAUNCHED_S) }));
         Self(Mutex::new(State {
             now: Millis(1_000),
             config: Some(config),
@@ -179,7 +179,10 @@ impl Fake {
                 ("rtb-other".into(), table(None, "subnet-4")),
             ]),
             interfaces: interfaces.collect(),
-            vpcs: BTreeMap::from([("vpc-1".into(), Vpc { cidrs: BTreeSet::from(["10.0.0.0/16".parse().expect("a range")]) })]),
+            vpcs: BTreeMap::from([(
+                "vpc-1".into(),
+                Vpc { cidrs: BTreeSet::from(["10.0.0.0/16".parse().expect("a range")]) },
+            )]),
             subnets: (1..=4)
                 .map(|at| (SubnetId(format!("subnet-{at}")), Subnet { vpc: "vpc-1".into(), zone: format!("z{at}") }))
                 .collect(),
@@ -216,7 +219,10 @@ impl Fake {
     pub(crate) fn routes(&self) -> Vec<(String, String)> {
         let vip: IpNet = "10.99.0.10/32".parse().expect("a range");
         let state = self.state();
-        let routes = state.tables.iter().filter_map(|(id, table)| Some((id.to_string(), table.static_route(vip)?.target.to_string())));
+        let routes = state
+            .tables
+            .iter()
+            .filter_map(|(id, table)| Some((id.to_string(), table.static_route(vip)?.target.to_string())));
         routes.collect()
     }
 
@@ -232,14 +238,15 @@ impl State {
         let works = |node: &NodeId| self.alive.contains(node) && !self.cut_off.contains(node);
         if let Some(me) = row.holder.clone().filter(|holder| works(&holder.node)) {
             let asked = row.intent.clone().zip(self.hand_over_after);
-            if let Some((intent, after)) = asked {
-                let at = *self.intended_at.get_or_insert(now);
-                if now.minus(at) >= after {
-                    let to = holder(intent.to.as_str());
-                    self.make(&Change::HandOver { me, epoch: row.epoch, to: to.clone(), terms: terms(&row) });
-                    self.make(&Change::Activate { me: to, epoch: row.epoch.next() });
-                    self.intended_at = None;
-                }
+            let at = *self.intended_at.get_or_insert(now);
+            if row.intent.is_none() {
+                self.intended_at = None;
+            }
+            if let Some((intent, _)) = asked.filter(|(_, after)| now.minus(at) >= *after) {
+                let to = holder(intent.to.as_str());
+                self.make(&Change::HandOver { me, epoch: row.epoch, to: to.clone(), terms: terms(&row) });
+                self.make(&Change::Activate { me: to, epoch: row.epoch.next() });
+                self.intended_at = None;
             } else if now.minus(self.beaten_at) >= Millis(750) {
                 self.beaten_at = now;
                 self.make(&Change::Renew { me, epoch: row.epoch });
@@ -386,7 +393,9 @@ impl Cloud for Fake {
     }
 
     async fn interfaces_of(&self, instances: &[InstanceId]) -> Found<InterfaceId, Interface> {
-        pick(&self.state().interfaces, |_, one| one.attached.as_ref().is_some_and(|(owner, _)| instances.contains(owner)))
+        pick(&self.state().interfaces, |_, one| {
+            one.attached.as_ref().is_some_and(|(owner, _)| instances.contains(owner))
+        })
     }
 
     async fn interfaces(&self, ids: &[InterfaceId]) -> Found<InterfaceId, Interface> {
@@ -417,7 +426,11 @@ impl Cloud for Fake {
         state.fault()?;
         let exists = state.tables.get(table).is_some_and(|table| table.static_route(destination).is_some());
         if !exists {
-            return Err(CloudError::Refused { call: "ReplaceRoute", code: "InvalidRoute.NotFound".into(), message: String::new() });
+            return Err(CloudError::Refused {
+                call: "ReplaceRoute",
+                code: "InvalidRoute.NotFound".into(),
+                message: String::new(),
+            });
         }
         state.route(table, destination, to);
         Ok(())
@@ -428,7 +441,11 @@ impl Cloud for Fake {
         state.calls.push(format!("create {table} {to}"));
         state.fault()?;
         if state.tables.get(table).is_some_and(|table| table.static_route(destination).is_some()) {
-            return Err(CloudError::Refused { call: "CreateRoute", code: "RouteAlreadyExists".into(), message: String::new() });
+            return Err(CloudError::Refused {
+                call: "CreateRoute",
+                code: "RouteAlreadyExists".into(),
+                message: String::new(),
+            });
         }
         state.route(table, destination, to);
         Ok(())
@@ -447,7 +464,8 @@ impl Cloud for Fake {
         state.calls.push(format!("stop {instance}"));
         state.fault()?;
         state.instances.get_mut(instance).expect("an instance").state = "stopped".into();
-        let gone: Vec<NodeId> = state.heartbeats.values().filter(|h| h.instance == *instance).map(|h| h.node.clone()).collect();
+        let gone: Vec<NodeId> =
+            state.heartbeats.values().filter(|h| h.instance == *instance).map(|h| h.node.clone()).collect();
         for node in gone {
             state.alive.remove(&node);
         }

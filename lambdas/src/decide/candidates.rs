@@ -64,7 +64,10 @@ pub(super) fn standbys<'a>(seen: &'a Observation, row: &Row) -> (Vec<Candidate<'
         let Some(sighting) = seen.heartbeats.as_ref().and_then(|all| all.get(&member.name)) else { continue };
         let heartbeat = &sighting.heartbeat;
         if heartbeat.cluster != seen.config.cluster || heartbeat.node != member.name {
-            notes.push(format!("heartbeat of {}: names {}/{}, not believed", member.name, heartbeat.cluster, heartbeat.node));
+            notes.push(format!(
+                "heartbeat of {}: names {}/{}, not believed",
+                member.name, heartbeat.cluster, heartbeat.node
+            ));
             continue;
         }
         if heartbeat.instance != member.instance {

@@ -56,13 +56,21 @@ fn hint(hint: &Hint) -> Value {
             "kind": "suspected", "node": node, "epoch": epoch, "beat": beat, "silent_ms": silent_ms, "hears": hears,
         }),
         Hint::StoodStill { epoch, beat } => json!({ "kind": "stood still", "epoch": epoch, "beat": beat }),
-        Hint::InstanceState { instance, state } => json!({ "kind": "instance state", "instance": instance, "state": state }),
-        Hint::Interruption { instance, action } => json!({ "kind": "interruption", "instance": instance, "action": action }),
+        Hint::InstanceState { instance, state } => {
+            json!({ "kind": "instance state", "instance": instance, "state": state })
+        }
+        Hint::Interruption { instance, action } => {
+            json!({ "kind": "interruption", "instance": instance, "action": action })
+        }
         Hint::ResourceFailed { node, epoch, resource, reason } => json!({
             "kind": "resource failed", "node": node, "epoch": epoch, "resource": resource, "reason": reason,
         }),
-        Hint::Relief { node, epoch, reason } => json!({ "kind": "relief", "node": node, "epoch": epoch, "reason": reason }),
-        Hint::Released { node, epoch, reason } => json!({ "kind": "released", "node": node, "epoch": epoch, "reason": reason }),
+        Hint::Relief { node, epoch, reason } => {
+            json!({ "kind": "relief", "node": node, "epoch": epoch, "reason": reason })
+        }
+        Hint::Released { node, epoch, reason } => {
+            json!({ "kind": "released", "node": node, "epoch": epoch, "reason": reason })
+        }
         Hint::Joined { node } => json!({ "kind": "joined", "node": node }),
         Hint::Look => json!({ "kind": "look" }),
         Hint::Switchover { to, reason } => json!({ "kind": "switchover", "to": to, "reason": reason }),

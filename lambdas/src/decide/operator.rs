@@ -14,7 +14,11 @@ const R410: Rule = Rule::R410;
 /// R400: an intent, which the holder carries out.
 pub(super) fn switchover(seen: &Observation, row: &Row, to: Option<&NodeId>, reason: &str) -> Decision {
     let Some(holder) = &row.holder else {
-        return block(R400, "nobody holds the lease".into(), "start the nodes; an in-sync one is nominated as soon as it joins");
+        return block(
+            R400,
+            "nobody holds the lease".into(),
+            "start the nodes; an in-sync one is nominated as soon as it joins",
+        );
     };
     if let Some(intent) = &row.intent {
         let why = format!("a move to {} is under way already ({})", intent.to, intent.reason);
@@ -65,7 +69,9 @@ fn named_target(
         return refuse(why, "wait until it is; status shows when");
     }
     match target.life {
-        Life::Dead => refuse(format!("{to} is not alive: its heartbeat stands still"), "start its daemon, and look at its log"),
+        Life::Dead => {
+            refuse(format!("{to} is not alive: its heartbeat stands still"), "start its daemon, and look at its log")
+        }
         Life::Doubtful => {
             let missing = Missing::Movement { nodes: unmoved([target]), within: heartbeat_look(&seen.config) };
             Err(Box::new(look_again(R400, "is the target alive?", missing)))
@@ -116,15 +122,25 @@ pub(super) fn force(seen: &Observation, row: &Row, to: Option<&NodeId>, wish: Wi
             return with_notes(block(R410, why, "use {\"action\":\"switchover\"}, which loses nothing"));
         }
         if seen.instances.is_none() {
-            return with_notes(look_again(R410, "is the holder's instance dead?", Missing::Instances { after: Millis::ZERO }));
+            return with_notes(look_again(
+                R410,
+                "is the holder's instance dead?",
+                Missing::Instances { after: Millis::ZERO },
+            ));
         }
         proof = proof_of_death(seen, holder);
         if proof.is_none() {
             if wish.force_stop {
                 let why = format!("{} must be stopped before {} may take over", holder.instance, target.node());
-                return with_notes(Decision { rule: R410, reason: why, action: Action::Stop(holder.instance.clone()), notes: Vec::new() });
+                return with_notes(Decision {
+                    rule: R410,
+                    reason: why,
+                    action: Action::Stop(holder.instance.clone()),
+                    notes: Vec::new(),
+                });
             }
-            let why = format!("no proof that {} of holder {} is dead; it might still serve", holder.instance, holder.node);
+            let why =
+                format!("no proof that {} of holder {} is dead; it might still serve", holder.instance, holder.node);
             let what = "stop or terminate it yourself and ask again, or add \"force_stop\":true and the function stops it first";
             return with_notes(block(R410, why, what));
         }

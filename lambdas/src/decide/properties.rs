@@ -1,1 +1,232 @@
+//! What holds of every decision, whatever was seen.
 
+use super::tests::{seen, sighting};
+use super::*;
+use crate::cloud::fake::{LAUNCHED_S, hearing, holder, node, row};
+use lease::change::Change;
+use lease::record::Pause;
+use proptest::prelude::*;
+
+fn any_hint() -> impl Strategy<Value = Hint> {
+    let a_node = prop::sample::select(vec!["a", "b", "zebra"]).prop_map(node);
+    let place = (6_u64..9, 98_u64..103);
+    let target = prop::option::of(a_node.clone());
+    prop_oneof![
+        (a_node.clone(), place.clone(), 0_u64..20_000, any::<bool>()).prop_map(
+            |(node, (epoch, beat), silent, hears)| {
+                Hint::Suspected { node, epoch: Epoch(epoch), beat: Beat(beat), silent_ms: Millis(silent), hears }
+            }
+        ),
+        place.prop_map(|(epoch, beat)| Hint::StoodStill { epoch: Epoch(epoch), beat: Beat(beat) }),
+        prop::sample::select(vec!["a", "b"])
+            .prop_map(|name| Hint::InstanceState { instance: holder(name).instance, state: "stopped".into() }),
+        prop::sample::select(vec!["a", "b"])
+            .prop_map(|name| Hint::Interruption { instance: holder(name).instance, action: "stop".into() }),
+        (a_node.clone(), 6_u64..9).prop_map(|(node, epoch)| Hint::Relief {
+            node,
+            epoch: Epoch(epoch),
+            reason: "r".into()
+        }),
+        (a_node.clone(), 6_u64..9).prop_map(|(node, epoch)| Hint::Released {
+            node,
+            epoch: Epoch(epoch),
+            reason: "r".into()
+        }),
+        a_node.prop_map(|node| Hint::Joined { node }),
+        Just(Hint::Look),
+        target.clone().prop_map(|to| Hint::Switchover { to, reason: "r".into() }),
+        (target, any::<bool>(), any::<bool>()).prop_map(|(to, accept_data_loss, force_stop)| Hint::Force {
+            to,
+            accept_data_loss,
+            force_stop,
+            reason: "r".into(),
+        }),
+    ]
+}
+
+#[derive(Debug, Clone)]
+struct World {
+    in_sync: Vec<&'static str>,
+    held: bool,
+    activated: bool,
+    paused: bool,
+    lossy_ok: bool,
+    lossy_limit: Option<u64>,
+    moved: Option<bool>,
+    read: bool,
+    a: (Option<bool>, &'static str),
+    b: (Option<bool>, &'static str, bool, bool, Option<u64>, u64),
+    described: Option<(&'static str, i64)>,
+    gave_up: bool,
+}
+
+fn any_world() -> impl Strategy<Value = World> {
+    let advanced = || prop::option::of(any::<bool>());
+    let instance = || prop::sample::select(vec!["i-0a", "i-0b", "i-0zebra"]);
+    let row = (
+        prop::sample::select(vec![vec!["a"], vec!["a", "b"], vec!["b"]]),
+        prop::bool::weighted(0.8),
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+        any::<bool>(),
+    );
+    let b = (advanced(), instance(), any::<bool>(), any::<bool>(), prop::option::of(0_u64..2_000), 0_u64..101);
+    let states = prop::sample::select(vec!["running", "stopping", "stopped", "terminated"]);
+    let launches = prop::sample::select(vec![LAUNCHED_S - 60, LAUNCHED_S, LAUNCHED_S + 60]);
+    (
+        row,
+        prop::option::of(Just(1_000)),
+        advanced(),
+        prop::bool::weighted(0.9),
+        (advanced(), instance()),
+        b,
+        prop::option::of((states, launches)),
+        any::<bool>(),
+    )
+        .prop_map(
+            |((in_sync, held, activated, paused, lossy_ok), lossy_limit, moved, read, a, b, described, gave_up)| {
+                World { in_sync, held, activated, paused, lossy_ok, lossy_limit, moved, read, a, b, described, gave_up }
+            },
+        )
+}
+
+fn observation(hint: Hint, world: &World) -> Observation {
+    let mut seen = seen(hint);
+    let mut row = row("a", &world.in_sync);
+    if !world.held {
+        row.holder = None;
+    }
+    row.activated = world.activated && world.held;
+    row.lossy_ok = world.lossy_ok;
+    row.paused = world.paused.then(|| Pause { reason: "p".into() });
+    seen.row = Some(row);
+    seen.config.policy.lossy_lag_limit_ms = world.lossy_limit.map(Millis);
+    seen.row_moves = world.moved;
+    let (mut a, mut b) = (sighting("a"), sighting("b"));
+    a.1.advanced = world.a.0;
+    a.1.heartbeat.instance = world.a.1.parse().expect("an id");
+    b.1.advanced = world.b.0;
+    b.1.heartbeat.instance = world.b.1.parse().expect("an id");
+    b.1.heartbeat.hears.insert(node("a"), hearing(world.b.2));
+    b.1.heartbeat.replica.consistent = world.b.3;
+    b.1.heartbeat.replica.lag_ms = world.b.4.map(Millis);
+    b.1.heartbeat.beat = Beat(world.b.5);
+    seen.heartbeats = world.read.then(|| BTreeMap::from([a, b]));
+    seen.instances = world.described.map(|(state, launched)| {
+        BTreeMap::from([(holder("a").instance, Described { state: state.into(), launched: Some(launched) })])
+    });
+    if world.gave_up {
+        seen.gave_up_on.insert(node("b"));
+    }
+    seen
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
+
+    #[test]
+    fn nobody_outside_the_in_sync_set_is_nominated_unless_loss_was_accepted(hint in any_hint(), world in any_world()) {
+        let seen = observation(hint, &world);
+        if let Action::Nominate(nominee) = decide(&seen).action {
+            let row = seen.row.as_ref().expect("a row");
+            let in_sync = row.in_sync.contains(&nominee.incarnation);
+            prop_assert_eq!(nominee.lossy, !in_sync);
+            if nominee.lossy {
+                match nominee.rule {
+                    Rule::R240 => prop_assert!(row.lossy_ok && seen.config.policy.lossy_lag_limit_ms.is_some()),
+                    Rule::R410 => {
+                        let accepted = matches!(seen.hint, Hint::Force { accept_data_loss: true, .. });
+                        prop_assert!(accepted && (row.holder.is_none() || nominee.proof.is_some()));
+                    }
+                    other => prop_assert!(false, "{other} nominated with loss"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_write_is_legal_on_the_row_that_was_decided_on(hint in any_hint(), world in any_world()) {
+        let seen = observation(hint, &world);
+        let row = seen.row.as_ref().expect("a row");
+        let nonce = Nonce::new("n").expect("a name");
+        let write = match decide(&seen).action {
+            Action::Nominate(nominee) => Change::Nominate(nominee).on(row, nonce),
+            Action::Intend(intent) => Change::Intend(intent).on(row, nonce),
+            _ => return Ok(()),
+        };
+        prop_assert!(write.is_ok(), "{write:?}");
+    }
+
+    #[test]
+    fn a_paused_cluster_is_only_touched_by_hand(hint in any_hint(), world in any_world()) {
+        let by_hand = hint.is_by_hand();
+        let seen = observation(hint, &World { paused: true, ..world });
+        let decision = decide(&seen);
+        prop_assert!(by_hand || (decision.rule, &decision.action) == (Rule::R100, &Action::Nothing));
+    }
+
+    #[test]
+    fn only_believed_whole_replicas_and_never_the_holder_are_nominated(hint in any_hint(), world in any_world()) {
+        let seen = observation(hint, &world);
+        if let Action::Nominate(nominee) = decide(&seen).action {
+            let sighting = &seen.heartbeats.as_ref().expect("read")[&nominee.node];
+            let member = seen.config.member(&nominee.node).expect("a member");
+            prop_assert_eq!(&sighting.heartbeat.instance, &member.instance);
+            prop_assert!(sighting.heartbeat.replica.consistent);
+            // Its own word, which woke us, is later than what was read of it.
+            let speaks = matches!(&seen.hint, Hint::Suspected { node, .. } | Hint::Joined { node } if *node == nominee.node);
+            prop_assert!(sighting.advanced != Some(false) || speaks);
+            prop_assert!(!seen.gave_up_on.contains(&nominee.node));
+            let row = seen.row.as_ref().expect("a row");
+            prop_assert!(row.holder.as_ref().is_none_or(|holder| holder.node != nominee.node));
+            prop_assert_eq!((nominee.epoch, nominee.beat), (row.epoch, row.beat));
+        }
+    }
+
+    #[test]
+    fn proof_of_death_is_never_made_up(hint in any_hint(), world in any_world()) {
+        let seen = observation(hint, &world);
+        if let Action::Nominate(Nominee { proof: Some(proof), .. }) = decide(&seen).action {
+            let (state, launched) = world.described.expect("EC2 was asked");
+            prop_assert_eq!(proof.instance, holder("a").instance);
+            prop_assert!(state == "terminated" || (state == "stopped" && launched == LAUNCHED_S));
+        }
+    }
+
+    #[test]
+    fn a_living_standby_in_sync_that_hears_the_holder_prevents_an_automatic_nomination(world in any_world()) {
+        let world = World { held: true, paused: false, in_sync: vec!["a", "b"], read: true, ..world };
+        let mut seen = observation(Hint::StoodStill { epoch: Epoch(7), beat: Beat(100) }, &world);
+        let b = seen.heartbeats.as_mut().expect("read").get_mut(&node("b")).expect("b");
+        b.advanced = Some(true);
+        b.heartbeat.instance = holder("b").instance;
+        b.heartbeat.hears.insert(node("a"), hearing(true));
+        prop_assert_eq!(decide(&seen).rule, Rule::R220);
+    }
+
+    #[test]
+    fn asking_for_more_ends(hint in any_hint(), world in any_world(), alive in any::<bool>()) {
+        let mut seen = observation(hint, &world);
+        for _ in 0..40 {
+            let Action::LookAgain(missing) = decide(&seen).action else { return Ok(()) };
+            for what in missing {
+                match what {
+                    Missing::Heartbeats => seen.heartbeats = Some(BTreeMap::from([sighting("a"), sighting("b")])),
+                    Missing::Movement { nodes, .. } => {
+                        for (node, sighting) in seen.heartbeats.as_mut().expect("read before") {
+                            if nodes.contains(node) {
+                                sighting.advanced = Some(alive);
+                            }
+                        }
+                    }
+                    Missing::Instances { .. } => {
+                        seen.instances.get_or_insert_default();
+                        seen.instance_looks += 1;
+                    }
+                    Missing::RowMovement { .. } => seen.row_moves = Some(alive),
+                }
+            }
+        }
+        prop_assert!(false, "still looking: {:?}", decide(&seen));
+    }
+}

@@ -43,7 +43,8 @@ pub(super) fn found(seen: &Observation) -> Decision {
             notes.push(format!("heartbeat of {}: from {}, not believed", member.name, sighting.heartbeat.instance));
         } else if !sighting.heartbeat.replica.consistent {
             notes.push(format!("{}: its data is not a whole image", member.name));
-        } else if sighting.advanced == Some(true) || matches!(&seen.hint, Hint::Joined { node } if *node == member.name) {
+        } else if sighting.advanced == Some(true) || matches!(&seen.hint, Hint::Joined { node } if *node == member.name)
+        {
             alive.push((member, &sighting.heartbeat));
         } else if sighting.advanced.is_none() {
             unsure.insert(member.name.clone());
@@ -67,10 +68,7 @@ pub(super) fn found(seen: &Observation) -> Decision {
     let founding = Founding {
         cluster: seen.config.cluster.clone(),
         lineage: seen.marks.lineage.clone(),
-        terms: Terms {
-            ttl_ms: seen.config.policy.ttl_ms,
-            lossy_ok: seen.config.policy.lossy_lag_limit_ms.is_some(),
-        },
+        terms: Terms { ttl_ms: seen.config.policy.ttl_ms, lossy_ok: seen.config.policy.lossy_lag_limit_ms.is_some() },
         nominee: Nominee {
             node: member.name.clone(),
             incarnation: heartbeat.incarnation.clone(),
@@ -111,7 +109,8 @@ pub(super) fn released(seen: &Observation, row: &Row) -> Decision {
         }
     }
     let Some(best) = fit.first() else {
-        let why = format!("nobody holds the lease and no in-sync node is alive{} ({})", in_vain(seen), members_told(row));
+        let why =
+            format!("nobody holds the lease and no in-sync node is alive{} ({})", in_vain(seen), members_told(row));
         return Decision { notes, ..block(Rule::R230, why, FORCE) };
     };
     // A doubtful one is looked at first: a wrong choice costs the whole time that a nominee gets.
@@ -151,13 +150,17 @@ pub(super) fn gone(seen: &Observation, row: &Row, holder: &Holder, told: &str) -
     let (all, notes) = standbys(seen, row);
     if let Some(nominee) = row.live_nominee().filter(|nominee| nominee.proof.is_some()) {
         if !seen.gave_up_on.contains(&nominee.node) {
-            return Decision { notes, ..nothing(Rule::R120, format!("{} is nominated with this proof already", nominee.node)) };
+            return Decision {
+                notes,
+                ..nothing(Rule::R120, format!("{} is nominated with this proof already", nominee.node))
+            };
         }
     }
     let fit = fit(&all, seen);
     match fit.first() {
         Some(best) => {
-            let reason = format!("EC2 says that {} of holder {} is {}", holder.instance, holder.node, dead_word(proof.state));
+            let reason =
+                format!("EC2 says that {} of holder {} is {}", holder.instance, holder.node, dead_word(proof.state));
             nominate(row, best, Rule::R200, reason, Some(proof), notes)
         }
         None => nobody_in_sync(seen, row, holder, &all, Some(proof), notes),
@@ -181,7 +184,10 @@ pub(super) fn suspected(seen: &Observation, row: &Row, holder: &Holder) -> Decis
     }
     if !hearing.is_empty() {
         let missing = Missing::Movement { nodes: unmoved(hearing), within: heartbeat_look(&seen.config) };
-        return Decision { notes, ..look_again(Rule::R220, "a standby says it hears the holder: is it alive?", missing) };
+        return Decision {
+            notes,
+            ..look_again(Rule::R220, "a standby says it hears the holder: is it alive?", missing)
+        };
     }
     let mut fit = fit(&all, seen);
     if let Some(nominee) = row.live_nominee() {
@@ -192,11 +198,15 @@ pub(super) fn suspected(seen: &Observation, row: &Row, holder: &Holder) -> Decis
         fit.retain(|candidate| *candidate.node() != nominee.node);
         // Whoever else drives that nomination tells when it comes to nothing; here only who has waited for it does.
         if !had_its_time || (fit.is_empty() && !gave_up) {
-            return Decision { notes, ..nothing(Rule::R120, format!("{} is nominated for exactly this already", nominee.node)) };
+            return Decision {
+                notes,
+                ..nothing(Rule::R120, format!("{} is nominated for exactly this already", nominee.node))
+            };
         }
     }
     if let Some(best) = fit.iter().find(|candidate| candidate.life == Life::Proven) {
-        let reason = format!("{} neither sees the row move nor hears {}{}", best.node(), holder.node, silence(&seen.hint));
+        let reason =
+            format!("{} neither sees the row move nor hears {}{}", best.node(), holder.node, silence(&seen.hint));
         return nominate(row, best, Rule::R210, reason, None, notes);
     }
     if !fit.is_empty() {
@@ -221,7 +231,11 @@ pub(super) fn relief(seen: &Observation, row: &Row, why: &str) -> Decision {
 }
 
 /// The standby that a live holder could hand over to, or the decision that there is none, or that more must be seen.
-pub(super) fn target_of_move(seen: &Observation, row: &Row, rule: Rule) -> Result<(NodeId, Vec<String>), Box<Decision>> {
+pub(super) fn target_of_move(
+    seen: &Observation,
+    row: &Row,
+    rule: Rule,
+) -> Result<(NodeId, Vec<String>), Box<Decision>> {
     if seen.heartbeats.is_none() {
         return Err(Box::new(look_again(rule, "who could take over?", Missing::Heartbeats)));
     }
@@ -271,10 +285,14 @@ fn nobody_in_sync(
             .collect();
         fit.sort_by_key(|candidate| (candidate.life.max(Life::Fresh), lag(candidate), candidate.order()));
         if let Some(nominee) = row.live_nominee().filter(|nominee| !seen.gave_up_on.contains(&nominee.node)) {
-            return Decision { notes, ..nothing(Rule::R120, format!("{} is nominated for exactly this already", nominee.node)) };
+            return Decision {
+                notes,
+                ..nothing(Rule::R120, format!("{} is nominated for exactly this already", nominee.node))
+            };
         }
         if let Some(best) = fit.iter().find(|candidate| candidate.life == Life::Proven) {
-            let reason = format!("holder {} is silent; {} lags {}, allowed are {limit}", holder.node, best.node(), lag(best));
+            let reason =
+                format!("holder {} is silent; {} lags {}, allowed are {limit}", holder.node, best.node(), lag(best));
             return nominate(row, best, Rule::R240, reason, proof, notes);
         }
         if !fit.is_empty() {

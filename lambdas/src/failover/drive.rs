@@ -31,7 +31,10 @@ const HANDOVER_MARGIN: Millis = Millis(2_000);
 pub(super) enum Driven {
     Answered(Box<Answer>),
     /// It did not accept in its time; somebody else may.
-    NotAccepted { nominee: NodeId, row: Option<Row> },
+    NotAccepted {
+        nominee: NodeId,
+        row: Option<Row>,
+    },
 }
 
 /// Turns the end of a nomination into an answer, or into what the next decision must know.
@@ -141,7 +144,12 @@ pub(super) async fn intent(
     record(cloud, &config.cluster, "Move Not Taken", detail, None).await;
     let what = "read the log of the holder's daemon; the service goes on where it is".to_owned();
     let answer = Answer::of(&config.cluster, decision, Ending::NotTaken);
-    Ok(Answer { reason, what_to_do: Some(what), timeline: Some(story.timeline(cloud, moved(decision, row, row))), ..answer })
+    Ok(Answer {
+        reason,
+        what_to_do: Some(what),
+        timeline: Some(story.timeline(cloud, moved(decision, row, row))),
+        ..answer
+    })
 }
 
 /// A request that nobody waits for must not fire later. Only this one is cleared; losing the race is as good.
@@ -283,7 +291,8 @@ pub(super) async fn settle(
         let detail = json!({ "epoch": network.epoch, "failed": network.failed, "problems": network.problems });
         record(cloud, &config.cluster, "Network Incomplete", detail, None).await;
     }
-    let moved = Moved { epoch: network.epoch.unwrap_or(moved.epoch), to: network.holder.clone().unwrap_or(moved.to), ..moved };
+    let moved =
+        Moved { epoch: network.epoch.unwrap_or(moved.epoch), to: network.holder.clone().unwrap_or(moved.to), ..moved };
     let timeline = story.timeline(cloud, moved);
     let event = Event::FailoverCompleted(FailoverCompleted {
         v: EVENT_VERSION,
@@ -301,6 +310,8 @@ pub(super) async fn settle(
         network.routes += looked.routes;
     }
     if looked.epoch.is_some() {
+        network.epoch = looked.epoch;
+        network.holder = looked.holder;
         network.failed = looked.failed;
         network.problems = looked.problems;
     }
@@ -320,10 +331,10 @@ fn moved(decision: &Decision, before: &Row, taken: &Row) -> Moved {
         rule: decision.rule,
         reason: decision.reason.clone(),
         from: before.holder.as_ref().map(|holder| holder.node.clone()),
-        to: taken.holder.as_ref().map_or_else(
-            || NodeId::new("nobody").expect("a valid name"),
-            |holder| holder.node.clone(),
-        ),
+        to: taken
+            .holder
+            .as_ref()
+            .map_or_else(|| NodeId::new("nobody").expect("a valid name"), |holder| holder.node.clone()),
         epoch: if taken.epoch == Epoch(0) { before.epoch } else { taken.epoch },
     }
 }

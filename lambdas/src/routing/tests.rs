@@ -108,7 +108,10 @@ fn an_address_inside_the_vpc_is_refused_and_nothing_is_changed() {
     assert!(told.contains("10.0.3.9") && told.contains("vpc-1") && told.contains("10.0.0.0/16"), "{told}");
     // Known from the local routes alone, too: a failover does not describe VPCs.
     let partial = Topology { vpcs: BTreeMap::new(), ..topology };
-    assert!(matches!(check(&partial, &VirtualIp { address: "10.0.3.9".parse().expect("an address"), ..vip(&[]) })[..], [Problem::InsideVpc { .. }, ..]));
+    assert!(matches!(
+        check(&partial, &VirtualIp { address: "10.0.3.9".parse().expect("an address"), ..vip(&[]) })[..],
+        [Problem::InsideVpc { .. }, ..]
+    ));
 }
 
 #[test]
@@ -135,7 +138,12 @@ fn one_bad_address_does_not_stop_the_others() {
 #[test]
 fn of_several_interfaces_the_first_in_the_addresses_vpc_is_meant() {
     let mut topology = topology(vec![("rtb-1", table(&["s1"], vec![route("10.99.0.10/32", to("eni-a"))]))]);
-    let second = |vpc: &str, place| Interface { vpc: vpc.into(), subnet: "s1".into(), attached: Some((instance("b"), place)), checked: false };
+    let second = |vpc: &str, place| Interface {
+        vpc: vpc.into(),
+        subnet: "s1".into(),
+        attached: Some((instance("b"), place)),
+        checked: false,
+    };
     topology.interfaces.insert("eni-0".into(), second("vpc-2", 0));
     topology.interfaces.insert("eni-1".into(), second("vpc-1", 3));
     let plan = plan(&topology, &[vip(&[])], &instance("b"));
@@ -155,7 +163,13 @@ fn a_propagated_route_is_no_route_of_ours() {
 fn packets_are_followed_as_aws_would() {
     let gone = Route { active: false, ..route("10.99.0.10/32", to("eni-a")) };
     let mut topology = topology(vec![
-        ("rtb-1", table(&["s1"], vec![route("10.99.0.0/16", Target::Other("igw-1".into())), route("10.99.0.10/32", to("eni-b"))])),
+        (
+            "rtb-1",
+            table(
+                &["s1"],
+                vec![route("10.99.0.0/16", Target::Other("igw-1".into())), route("10.99.0.10/32", to("eni-b"))],
+            ),
+        ),
         ("rtb-2", table(&["s2"], vec![route("0.0.0.0/0", Target::Other("igw-1".into()))])),
         ("rtb-3", table(&["s3"], vec![])),
         ("rtb-4", table(&["s4"], vec![gone])),
@@ -164,7 +178,8 @@ fn packets_are_followed_as_aws_would() {
         ("rtb-7", table(&["s7"], vec![route("10.99.0.10/32", to("eni-x"))])),
     ]);
     // A firewall in s6 that passes packets on.
-    let firewall = Interface { vpc: "vpc-1".into(), subnet: "s6".into(), attached: Some((instance("f"), 0)), checked: false };
+    let firewall =
+        Interface { vpc: "vpc-1".into(), subnet: "s6".into(), attached: Some((instance("f"), 0)), checked: false };
     topology.interfaces.insert("eni-f".into(), firewall);
     assert!(walk_from(&topology, "s1").reaches(&"eni-b".into()));
     assert!(matches!(walk_from(&topology, "s2"), Walk::Leaves { through, .. } if through == "igw-1"));
@@ -203,25 +218,30 @@ fn any_table() -> impl Strategy<Value = (Option<&'static str>, bool, bool)> {
 }
 
 fn any_topology() -> impl Strategy<Value = (Topology, VirtualIp, bool)> {
-    (prop::collection::vec(any_table(), 0..12), any::<bool>(), any::<bool>()).prop_map(|(tables, checked, active_is_b)| {
-        let mut create_in = Vec::new();
-        let mut built = Vec::new();
-        for (at, (target, make, dead)) in tables.into_iter().enumerate() {
-            let id = format!("rtb-{at}");
-            if make {
-                create_in.push(id.clone());
+    (prop::collection::vec(any_table(), 0..12), any::<bool>(), any::<bool>()).prop_map(
+        |(tables, checked, active_is_b)| {
+            let mut create_in = Vec::new();
+            let mut built = Vec::new();
+            for (at, (target, make, dead)) in tables.into_iter().enumerate() {
+                let id = format!("rtb-{at}");
+                if make {
+                    create_in.push(id.clone());
+                }
+                let target = target.map(|id| if id.starts_with("eni") { to(id) } else { Target::Other(id.into()) });
+                let routes = target
+                    .map(|target| Route { active: !dead, ..route("10.99.0.10/32", target) })
+                    .into_iter()
+                    .collect();
+                built.push((id, table(&[&format!("s{at}")], routes)));
             }
-            let target = target.map(|id| if id.starts_with("eni") { to(id) } else { Target::Other(id.into()) });
-            let routes = target.map(|target| Route { active: !dead, ..route("10.99.0.10/32", target) }).into_iter().collect();
-            built.push((id, table(&[&format!("s{at}")], routes)));
-        }
-        let mut topology = topology(built.iter().map(|(id, table)| (id.as_str(), table.clone())).collect());
-        for interface in topology.interfaces.values_mut() {
-            interface.checked = checked;
-        }
-        let create_in: Vec<&str> = create_in.iter().map(String::as_str).collect();
-        (topology, vip(&create_in), active_is_b)
-    })
+            let mut topology = topology(built.iter().map(|(id, table)| (id.as_str(), table.clone())).collect());
+            for interface in topology.interfaces.values_mut() {
+                interface.checked = checked;
+            }
+            let create_in: Vec<&str> = create_in.iter().map(String::as_str).collect();
+            (topology, vip(&create_in), active_is_b)
+        },
+    )
 }
 
 proptest! {

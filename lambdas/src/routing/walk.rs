@@ -60,7 +60,9 @@ pub fn walk(topology: &Topology, nodes: &BTreeSet<InterfaceId>, subnet: &SubnetI
             return Walk::Blackhole { tables, why: format!("no route for {address}") };
         };
         let next = match &route.target {
-            Target::Local => return Walk::Blackhole { tables, why: format!("{address} is inside the VPC, on no interface") },
+            Target::Local => {
+                return Walk::Blackhole { tables, why: format!("{address} is inside the VPC, on no interface") };
+            }
             Target::Other(through) => return Walk::Leaves { tables, through: through.clone() },
             Target::Interface(next) => next,
         };

@@ -21,12 +21,16 @@ pub async fn ensure_route(
     if exists {
         match cloud.replace_route(table, destination, to).await {
             // Described, but gone since.
-            Err(error) if error.code() == Some("InvalidRoute.NotFound") => cloud.create_route(table, destination, to).await,
+            Err(error) if error.code() == Some("InvalidRoute.NotFound") => {
+                cloud.create_route(table, destination, to).await
+            }
             other => other,
         }
     } else {
         match cloud.create_route(table, destination, to).await {
-            Err(error) if error.code() == Some("RouteAlreadyExists") => cloud.replace_route(table, destination, to).await,
+            Err(error) if error.code() == Some("RouteAlreadyExists") => {
+                cloud.replace_route(table, destination, to).await
+            }
             other => other,
         }
     }

@@ -1,0 +1,118 @@
+use super::*;
+use crate::cloud::fake::{Fake, holder, node, row};
+use lease::ids::{Beat, Epoch};
+use lease::record::{Intent, Nominee};
+use lease::rules::Rule;
+
+fn web() -> ClusterId {
+    "web".parse().expect("a name")
+}
+
+async fn visited(cloud: &Fake, memory: &Memory) -> Visit {
+    visit(cloud, &web(), memory, Deadline(cloud.elapsed().plus(Millis(50_000)))).await.expect("the world answers")
+}
+
+fn nobodys_nominee(name: &str) -> Nominee {
+    Nominee {
+        node: node(name),
+        incarnation: holder(name).incarnation,
+        epoch: Epoch(7),
+        beat: Beat(100),
+        rule: Rule::R210,
+        reason: "left behind".into(),
+        proof: None,
+        lossy: false,
+    }
+}
+
+#[tokio::test]
+async fn drift_is_corrected_and_told_and_a_second_visit_finds_none() {
+    let cloud = Fake::pair();
+    let first = visited(&cloud, &Memory::default()).await;
+    assert_eq!(first.measures.routes_corrected, 1, "the route that was missing: {:?}", first.did);
+    assert_eq!(
+        (first.measures.in_sync_standbys, first.measures.stale_heartbeats, first.measures.holder_silent),
+        (1, 0, 0)
+    );
+    assert_eq!(cloud.kinds(), ["Drift Corrected"]);
+    let second = visited(&cloud, &Memory::default()).await;
+    assert_eq!(second.measures.routes_corrected, 0);
+    assert_eq!(cloud.kinds(), ["Drift Corrected"]);
+}
+
+#[tokio::test]
+async fn a_silent_holder_that_nobody_told_of_is_replaced() {
+    let cloud = Fake::pair();
+    cloud.kill("a");
+    let visit = visited(&cloud, &Memory::default()).await;
+    assert_eq!(visit.measures.holder_silent, 1);
+    assert_eq!(
+        cloud.state().row.as_ref().and_then(|row| row.holder.as_ref()).map(|holder| holder.node.clone()),
+        Some(node("b"))
+    );
+    assert!(visit.did[0].starts_with("R210"), "{:?}", visit.did);
+}
+
+#[tokio::test]
+async fn a_cluster_without_a_row_is_founded() {
+    let cloud = Fake::pair();
+    cloud.state().row = None;
+    visited(&cloud, &Memory::default()).await;
+    assert_eq!(
+        cloud.state().row.as_ref().and_then(|row| row.holder.as_ref()).map(|holder| holder.node.clone()),
+        Some(node("a"))
+    );
+}
+
+#[tokio::test]
+async fn a_nomination_that_nobody_drives_is_given_to_another() {
+    let cloud = Fake::of(&["a", "b", "c"]);
+    for name in ["a", "b"] {
+        cloud.kill(name);
+    }
+    cloud.state().row.as_mut().expect("a row").nominee = Some(nobodys_nominee("b"));
+    let visit = visited(&cloud, &Memory::default()).await;
+    assert_eq!(visit.measures.stuck, 1);
+    assert_eq!(
+        cloud.state().row.as_ref().and_then(|row| row.holder.as_ref()).map(|holder| holder.node.clone()),
+        Some(node("c"))
+    );
+}
+
+#[tokio::test]
+async fn a_request_to_move_that_nobody_takes_is_taken_back() {
+    let cloud = Fake::pair();
+    cloud.state().hand_over_after = None;
+    let intent =
+        Intent { id: "left".parse().expect("a name"), to: node("b"), rule: Rule::R400, reason: "asked by hand".into() };
+    cloud.state().row.as_mut().expect("a row").intent = Some(intent);
+    let memory = Memory::default();
+    visited(&cloud, &memory).await;
+    assert!(cloud.state().row.as_ref().expect("a row").intent.is_some(), "it may still be taken");
+    cloud.sleep(Millis(60_000)).await;
+    let visit = visited(&cloud, &memory).await;
+    assert_eq!(visit.measures.stuck, 1);
+    assert_eq!(cloud.state().row.as_ref().expect("a row").intent, None);
+}
+
+#[tokio::test]
+async fn one_clusters_failure_does_not_stop_the_others() {
+    let cloud = Fake::pair();
+    let clusters = ["zebra".parse().expect("a name"), web()];
+    let visits = visit_all(&cloud, &clusters, &Memory::default(), Deadline(cloud.elapsed().plus(Millis(50_000)))).await;
+    assert_eq!(visits[0].1.measures.failed_visits, 1);
+    assert_eq!((visits[1].1.measures.failed_visits, visits[1].1.measures.routes_corrected), (0, 1));
+    let told = answer(&visits);
+    assert!(told["clusters"]["zebra"]["did"][0].as_str().expect("a text").contains("no cluster zebra"));
+}
+
+#[tokio::test]
+async fn nobody_in_sync_and_dead_standbys_are_measured() {
+    let cloud = Fake::pair();
+    cloud.kill("b");
+    let visit = visited(&cloud, &Memory::default()).await;
+    assert_eq!((visit.measures.in_sync_standbys, visit.measures.stale_heartbeats), (0, 1));
+    let cloud = Fake::pair();
+    cloud.state().row = Some(row("a", &["a"]));
+    assert_eq!(visited(&cloud, &Memory::default()).await.measures.in_sync_standbys, 0);
+}
