@@ -209,7 +209,8 @@ fn every_attribute_is_checked_and_the_error_names_both_sides() {
 
 #[test]
 fn rows_that_no_change_leads_to_are_refused() {
-    let wrong: [(&str, fn(&mut Row)); 5] = [
+    type Spoil = fn(&mut Row);
+    let wrong: [(&str, Spoil); 5] = [
         ("in_sync", |row| row.in_sync = BTreeSet::from([named("b-1")])),
         ("activated", |row| row.holder = None),
         ("ttl_ms", |row| row.ttl_ms = Millis(0)),
