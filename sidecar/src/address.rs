@@ -24,6 +24,9 @@ pub const KERNEL_LATE: Millis = Millis(250);
 /// A lifetime is set again this long before it ends, if the authority allows another second.
 const EXTEND_BEFORE: Millis = Millis(250);
 
+/// An extension is worth a request to the kernel if it adds at least this much. Orders come several times a second.
+const WORTH: Millis = Millis(400);
+
 /// What the core wants, and since when. The latest order is the only one that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -85,9 +88,13 @@ fn plan(lent: Option<Lent>, left: Millis, now: Moment) -> Step {
         None | Some((_, Millis::ZERO)) if seconds == 0 => Step::Leave,
         None | Some((_, Millis::ZERO)) => Step::Lend { seconds },
         Some((_, at_most)) if at_most > left => {
-            if seconds == 0 { Step::Remove } else { Step::Lend { seconds } }
+            if seconds == 0 {
+                Step::Remove
+            } else {
+                Step::Lend { seconds }
+            }
         }
-        Some((at_least, _)) if u64::from(seconds) * 1_000 > at_least.0 => Step::Lend { seconds },
+        Some((at_least, _)) if u64::from(seconds) * 1_000 >= at_least.plus(WORTH).0 => Step::Lend { seconds },
         Some(_) => Step::Leave,
     }
 }
@@ -163,9 +170,7 @@ impl Addresses {
             };
             let changed = match again {
                 None => orders.changed().await,
-                Some(pause) => {
-                    tokio::time::timeout(pause.into(), orders.changed()).await.unwrap_or(Ok(()))
-                }
+                Some(pause) => tokio::time::timeout(pause.into(), orders.changed()).await.unwrap_or(Ok(())),
             };
             if changed.is_err() {
                 let _ = self.clear().await;

@@ -77,9 +77,8 @@ async fn health(State(sources): State<Arc<Sources>>) -> Response {
 async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => {
-            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
+        Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+            .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -89,9 +88,8 @@ async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
 /// # Errors
 /// [`AdminError`].
 pub async fn ask(socket: &Path) -> Result<serde_json::Value, AdminError> {
-    let mut stream = UnixStream::connect(socket)
-        .await
-        .map_err(|error| AdminError::NoDaemon { path: socket.to_owned(), error })?;
+    let mut stream =
+        UnixStream::connect(socket).await.map_err(|error| AdminError::NoDaemon { path: socket.to_owned(), error })?;
     let mut answer = Vec::new();
     // Version 1.0: the answer ends with the connection, and is not cut into chunks.
     let talk = async {

@@ -59,8 +59,8 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError`], with every mistake at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let content = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        let content =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
         let value: Value = toml::from_str(&content)
             .map_err(|error| ConfigError::NotToml { path: path.to_owned(), problem: error.to_string() })?;
         Self::read(&value).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
@@ -75,8 +75,7 @@ impl NodeConfig {
         let table = top.required("table", "the deployment's DynamoDB table", text);
         let bus = top.required("bus", "the deployment's EventBridge bus", text);
         let region = top.optional("region", text);
-        let state_dir =
-            top.optional("state_dir", absolute).unwrap_or_else(|| PathBuf::from("/var/lib/leasehold"));
+        let state_dir = top.optional("state_dir", absolute).unwrap_or_else(|| PathBuf::from("/var/lib/leasehold"));
         let peer = top.table("peer", |peer| {
             let listen = peer.optional("listen", socket);
             let advertise = peer.optional("advertise", |value| {
@@ -269,7 +268,8 @@ mod tests {
     #[test]
     fn two_resources_of_one_name_are_refused() {
         let one = "[[resource]]\nname='x'\nkind='script'\nstart=['/bin/x']\n";
-        let told = read(&format!("cluster='web'\nnode='a'\ntable='t'\nbus='b'\n{one}{one}")).expect_err("the same twice");
+        let told =
+            read(&format!("cluster='web'\nnode='a'\ntable='t'\nbus='b'\n{one}{one}")).expect_err("the same twice");
         assert!(told.to_string().contains("its own name"), "{told}");
     }
 

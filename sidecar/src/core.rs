@@ -10,6 +10,7 @@ use crate::node::event::{Event, Outcome, Ticket};
 use crate::node::view::View;
 use crate::node::{Node, TICK};
 use crate::notify::Notifier;
+use crate::once::Once;
 use crate::peers::Peers;
 use crate::resources;
 use crate::snapshot::{Decision, Snapshot};
@@ -18,7 +19,6 @@ use lease::events;
 use lease::heartbeat::{Heartbeat, ResourceHealth};
 use lease::ids::{Epoch, Lineage};
 use lease::time::{Millis, Moment};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::signal::unix::Signal;
@@ -30,10 +30,6 @@ use tokio::time::MissedTickBehavior;
 pub const EVENTS_MAX: usize = 256;
 /// How often the rest of the daemon hears from the core.
 const TELL_EVERY: Millis = Millis(250);
-/// The same trouble is logged once in this time.
-const LOG_EVERY: Millis = Millis(60_000);
-/// Troubles remembered for that.
-const TROUBLES_MAX: usize = 32;
 /// A heartbeat's task that has not turned for this long hangs: no pulse for the watchdog then.
 const HEARTBEAT_LIMIT: Millis = Millis(30_000);
 
@@ -134,7 +130,8 @@ impl Core {
                     effect => self.obey(effect, now),
                 }
             }
-            if heartbeat || now.longest_since(told_at) >= TELL_EVERY || (eventful && self.node.view(now).role != before) {
+            if heartbeat || now.longest_since(told_at) >= TELL_EVERY || (eventful && self.node.view(now).role != before)
+            {
                 told_at = now;
                 self.tell(now);
             }
@@ -194,7 +191,12 @@ impl Core {
     }
 
     /// A queue that is full has given the write to nobody: it was not made.
-    fn write_not_taken(&mut self, ticket: Ticket, error: &mpsc::error::TrySendError<(Ticket, Box<Write>)>, now: Moment) {
+    fn write_not_taken(
+        &mut self,
+        ticket: Ticket,
+        error: &mpsc::error::TrySendError<(Ticket, Box<Write>)>,
+        now: Moment,
+    ) {
         let outcome = Outcome::NotApplied { problem: error.to_string() };
         for effect in self.node.step(Event::Written { ticket, outcome }, now) {
             // Writes come again at the machine's own pace, never at once, so this goes no deeper.
@@ -278,13 +280,13 @@ fn part_ended(ended: Result<(&'static str, String), tokio::task::JoinError>) -> 
 pub struct Log {
     cluster: String,
     node: String,
-    troubles: BTreeMap<String, Moment>,
+    troubles: Once,
 }
 
 impl Log {
     #[must_use]
     pub fn new(base: &Heartbeat) -> Self {
-        Self { cluster: base.cluster.to_string(), node: base.node.to_string(), troubles: BTreeMap::new() }
+        Self { cluster: base.cluster.to_string(), node: base.node.to_string(), troubles: Once::default() }
     }
 
     /// What is worth to be remembered for the operator; nothing for a trouble that was told a moment ago.
@@ -295,24 +297,13 @@ impl Log {
                 Some(Decision { at: now, epoch, what: format!("{from} -> {to}: {why}") })
             }
             Note::Trouble { epoch, what } => {
-                if !self.is_new(&what, now) {
+                if !self.troubles.is_new(&what, now) {
                     return None;
                 }
                 tracing::warn!(cluster = self.cluster, node = self.node, %epoch, "{what}");
                 Some(Decision { at: now, epoch: Epoch(epoch.0), what })
             }
         }
-    }
-
-    /// Whether this kind of trouble was not told for a while. Its numbers may differ.
-    fn is_new(&mut self, what: &str, now: Moment) -> bool {
-        self.troubles.retain(|_, at| now.longest_since(*at) < LOG_EVERY);
-        let kind: String = what.chars().filter(|character| !character.is_ascii_digit()).collect();
-        if self.troubles.contains_key(&kind) || self.troubles.len() >= TROUBLES_MAX {
-            return false;
-        }
-        self.troubles.insert(kind, now);
-        true
     }
 }
 
@@ -321,13 +312,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trouble_is_logged_once_whatever_its_numbers() {
-        let mut log = Log { cluster: "web".into(), node: "a".into(), troubles: BTreeMap::new() };
+    fn a_trouble_is_remembered_once_and_a_change_each_time() {
+        let mut log = Log { cluster: "web".into(), node: "a".into(), troubles: Once::default() };
         let start = Moment::default();
         let trouble = |left| Note::Trouble { epoch: Epoch(1), what: format!("authority ends in {left} ms: frozen") };
         assert!(log.write(trouble(250), start).is_some());
         assert!(log.write(trouble(240), start.after(Millis(1_000))).is_none());
-        assert!(log.write(trouble(240), start.after(LOG_EVERY)).is_some());
+        assert!(log.write(trouble(240), start.after(crate::once::AGAIN)).is_some());
         let became = Note::Became { from: "standby", to: "active", epoch: Epoch(1), why: "because".into() };
         assert!(log.write(became.clone(), start).is_some() && log.write(became, start).is_some());
     }

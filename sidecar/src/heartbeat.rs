@@ -1,6 +1,7 @@
 //! The heartbeat items: this node's own, written on time and by itself; the peers', read when a link to them fails.
 
 use crate::clock;
+use crate::once::Once;
 use crate::peers::pins::{Pin, Pins};
 use crate::peers::{Allowance, Look};
 use crate::state_dir::StateDir;
@@ -19,6 +20,9 @@ const PINS_FILE: &str = "peers.json";
 /// What the core last said counts as its word for this long. A core that hangs must not look alive from outside.
 const STALE: Millis = Millis(2_000);
 
+/// How long it takes a core that is alive to say something after a pause.
+const CATCH_UP: Millis = Millis(500);
+
 /// What the core says of this node, and when it said so.
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -36,7 +40,7 @@ pub async fn write(
 ) -> std::convert::Infallible {
     let mut turns = tokio::time::interval(every.into());
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
+    let mut told = Once::default();
     let mut seq = 0;
     loop {
         tokio::select! {
@@ -44,9 +48,16 @@ pub async fn write(
             () = now_please.notified() => turns.reset(),
         }
         turned_ms.store(clock::now().boottime_us / 1_000, Ordering::Relaxed);
+        let is_stale = |said: &Said| clock::now().longest_since(said.at) > STALE;
+        if is_stale(&said.borrow()) {
+            // After a pause of the whole process this task may be the first to run.
+            tokio::time::sleep(CATCH_UP.into()).await;
+        }
         let Said { heartbeat, at } = said.borrow().clone();
         if clock::now().longest_since(at) > STALE {
-            tracing::error!(limit = %STALE, "the core has said nothing for too long: no heartbeat is written");
+            if told.is_new("the core", clock::now()) {
+                tracing::error!(limit = %STALE, "the core has said nothing for too long: no heartbeat is written");
+            }
             continue;
         }
         if seq == 0 {
@@ -54,13 +65,12 @@ pub async fn write(
         }
         seq += 1;
         match table.write_heartbeat(&heartbeat.cluster, &heartbeat.node, seq, &heartbeat).await {
-            Ok(()) => failing = false,
-            // Said once: an outage of the table is no news every two seconds.
-            Err(error) if !failing => {
-                tracing::warn!(%error, "heartbeat not written");
-                failing = true;
+            Ok(()) => told.forget(),
+            Err(error) => {
+                if told.is_new(&error.to_string(), clock::now()) {
+                    tracing::warn!(%error, "heartbeat not written");
+                }
             }
-            Err(_) => {}
         }
     }
 }
@@ -86,15 +96,15 @@ pub async fn look_at_peers(
 ) -> std::convert::Infallible {
     let mut allowances: BTreeMap<NodeId, Allowance> =
         peers.iter().map(|peer| (peer.name.clone(), Allowance::new(clock::now()))).collect();
-    let mut said: BTreeMap<NodeId, String> = BTreeMap::new();
+    let mut told = Once::default();
     while let Some(look) = looks.recv().await {
         for peer in &peers {
-            let pressing = match &look {
+            let for_key = match &look {
                 Look::Unreachable(node) if *node != peer.name => continue,
                 Look::Unreachable(_) => false,
                 Look::UnknownKey => true,
             };
-            let allowed = allowances.get_mut(&peer.name).is_some_and(|allowance| allowance.take(pressing, clock::now()));
+            let allowed = allowances.get_mut(&peer.name).is_some_and(|allowance| allowance.take(for_key, clock::now()));
             if !allowed {
                 continue;
             }
@@ -103,10 +113,13 @@ pub async fn look_at_peers(
                 Ok(Some((_, heartbeat))) => match pins.learn(&heartbeat, &peer.instance) {
                     Ok(false) => continue,
                     Ok(true) => {
-                        let kept = state.write_json(PINS_FILE, &pins.all());
+                        let (state, all) = (Arc::clone(&state), pins.all());
+                        // Durable writes take as long as the disk does, and heartbeats share this thread.
+                        let kept = tokio::task::spawn_blocking(move || state.write_json(PINS_FILE, &all)).await;
                         tracing::info!(peer = %peer.name, address = heartbeat.peer_address, "peer's address and key learnt");
                         match kept {
-                            Ok(()) => continue,
+                            Ok(Ok(())) => continue,
+                            Ok(Err(error)) => error.to_string(),
                             Err(error) => error.to_string(),
                         }
                     }
@@ -114,10 +127,8 @@ pub async fn look_at_peers(
                 },
                 Err(error) => error.to_string(),
             };
-            // Each problem once: this is tried every few seconds.
-            if said.get(&peer.name) != Some(&problem) {
+            if told.is_new(&format!("{}: {problem}", peer.name), clock::now()) {
                 tracing::warn!(peer = %peer.name, problem, "peer's heartbeat");
-                said.insert(peer.name.clone(), problem);
             }
         }
     }
@@ -133,7 +144,8 @@ pub fn kept_pins(state: &StateDir, peers: &[Member]) -> BTreeMap<NodeId, Pin> {
         tracing::warn!(%error, "the pins that were kept cannot be read; they come with the peers' next heartbeats");
         None
     });
-    let is_member = |node: &NodeId, pin: &Pin| peers.iter().any(|peer| peer.name == *node && peer.instance == pin.instance);
+    let is_member =
+        |node: &NodeId, pin: &Pin| peers.iter().any(|peer| peer.name == *node && peer.instance == pin.instance);
     kept.unwrap_or_default().into_iter().filter(|(node, pin)| is_member(node, pin)).collect()
 }
 
@@ -162,14 +174,5 @@ mod tests {
         };
         let found = kept_pins(&state, &[member("b", "i-0b"), member("c", "i-0new")]);
         assert_eq!(found, BTreeMap::from([(name("b"), pin("i-0b"))]));
-    }
-
-    #[test]
-    fn looks_are_rationed() {
-        let start = Moment { boottime_us: 0, monotonic_raw_us: 0 };
-        let mut allowance = Allowance::new(start);
-        // A stranger knocks ten times a second for ten minutes; a dead peer is dialled every second beside it.
-        let made = (0..6_000).filter(|tenth| allowance.take(tenth % 10 != 0, start.after(Millis(tenth * 100)))).count();
-        assert!((120..=130).contains(&made), "{made}");
     }
 }

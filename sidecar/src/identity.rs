@@ -51,7 +51,9 @@ pub struct PeerKey {
 pub enum IdentityError {
     #[error(transparent)]
     State(#[from] StateError),
-    #[error("instance metadata: {problem}; the daemon needs IMDSv2 (hop limit 1 is enough) or AWS_EC2_METADATA_SERVICE_ENDPOINT")]
+    #[error(
+        "instance metadata: {problem}; the daemon needs IMDSv2 (hop limit 1 is enough) or AWS_EC2_METADATA_SERVICE_ENDPOINT"
+    )]
     Metadata { problem: String },
     #[error("{what}: {problem}")]
     Unusable { what: &'static str, problem: String },
@@ -86,7 +88,8 @@ pub async fn instance(imds: &aws_config::imds::Client, state: &StateDir) -> Resu
 /// # Errors
 /// [`IdentityError`] where the state directory or a value in it is unusable.
 pub fn holder(node: &NodeId, instance: &Instance, state: &StateDir) -> Result<Holder, IdentityError> {
-    let unusable = |what| move |error: lease::ids::BadName| IdentityError::Unusable { what, problem: error.to_string() };
+    let unusable =
+        |what| move |error: lease::ids::BadName| IdentityError::Unusable { what, problem: error.to_string() };
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|error| IdentityError::Unusable { what: "boot id", problem: error.to_string() })?;
     Ok(Holder {
@@ -104,7 +107,11 @@ fn incarnation(instance: &Instance, state: &StateDir) -> Result<Incarnation, Ide
             return Incarnation::new(file.incarnation)
                 .map_err(|error| IdentityError::Unusable { what: REPLICA_FILE, problem: error.to_string() });
         }
-        tracing::warn!(made_on = file.instance, here = instance.instance_id, "state directory is a copy: a new replica");
+        tracing::warn!(
+            made_on = file.instance,
+            here = instance.instance_id,
+            "state directory is a copy: a new replica"
+        );
     }
     let made = Incarnation::new(random_hex(16)).expect("hex digits make a name");
     let file = ReplicaFile { v: 1, incarnation: made.to_string(), instance: instance.instance_id.clone() };
@@ -126,7 +133,8 @@ pub fn peer_key(node: &NodeId, instance: &Instance, state: &StateDir) -> Result<
         }
         tracing::warn!(here = instance.instance_id, "the peer key was made on another instance: making a new one");
     }
-    let unusable = |error: rcgen::Error| IdentityError::Unusable { what: "making the peer key", problem: error.to_string() };
+    let unusable =
+        |error: rcgen::Error| IdentityError::Unusable { what: "making the peer key", problem: error.to_string() };
     let pair = rcgen::KeyPair::generate().map_err(unusable)?;
     let mut params = rcgen::CertificateParams::new(vec![name.clone()]).map_err(unusable)?;
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -195,7 +203,10 @@ mod tests {
         let node = NodeId::new("a").expect("a name");
         let (first, key) = {
             let state = StateDir::open(scratch.path()).expect("open");
-            (holder(&node, &instance("i-0a"), &state).expect("made"), peer_key(&node, &instance("i-0a"), &state).expect("made"))
+            (
+                holder(&node, &instance("i-0a"), &state).expect("made"),
+                peer_key(&node, &instance("i-0a"), &state).expect("made"),
+            )
         };
         let state = StateDir::open(scratch.path()).expect("open again");
         assert_eq!(holder(&node, &instance("i-0a"), &state).expect("kept"), first);

@@ -24,6 +24,7 @@ pub mod mailbox;
 pub mod metrics;
 pub mod node;
 pub mod notify;
+pub mod once;
 pub mod peers;
 pub mod resources;
 pub mod run;

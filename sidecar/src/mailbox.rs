@@ -19,7 +19,13 @@ impl<T> Mailbox<T> {
     /// At most `most` wait.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { queue: Mutex::new(VecDeque::new()), most, filled: Notify::new(), dropped: AtomicU64::new(0), busy: AtomicBool::new(false) }
+        Self {
+            queue: Mutex::new(VecDeque::new()),
+            most,
+            filled: Notify::new(),
+            dropped: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
+        }
     }
 
     pub fn put(&self, item: T) {

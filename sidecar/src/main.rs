@@ -97,10 +97,14 @@ fn node(config: NodeConfig) -> anyhow::Result<ExitCode> {
         std::process::abort();
     }));
     tls::install();
-    // The core runs on the main thread, so that nothing on the two others delays it.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(run::daemon(config)).context("the daemon ended");
+    // The core has the main thread and a timer of its own, so that nothing of the other parts delays it.
+    let parts = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let core = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = match parts.block_on(run::start(config)).context("the daemon does not start")? {
+        Some(running) => core.block_on(running.run()).context("the daemon ended"),
+        None => Ok(()),
+    };
     // Whatever still hangs in a thread has nothing left to do.
-    runtime.shutdown_background();
+    parts.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
 }

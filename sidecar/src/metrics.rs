@@ -133,9 +133,14 @@ impl Reader {
             Some(Right::Alone) => f64::INFINITY,
         };
         page.gauge("authority_left_seconds", "As holder: how long it may serve; +Inf: nobody can accept", may_serve)?;
-        let promises = view.promises_left_ms.iter().map(|(member, left)| (vec![("member", member.as_str())], seconds(*left)));
+        let promises =
+            view.promises_left_ms.iter().map(|(member, left)| (vec![("member", member.as_str())], seconds(*left)));
         page.gauges("promise_left_seconds", "As holder: left of each member's promise", promises)?;
-        page.gauge("promise_given_left_seconds", "As standby: left of this node's own promise", seconds(view.promise_left_ms))?;
+        page.gauge(
+            "promise_given_left_seconds",
+            "As standby: left of this node's own promise",
+            seconds(view.promise_left_ms),
+        )?;
         page.gauge("row_silent_seconds", "Since the row's (epoch, beat) last moved", seconds(view.silence_ms))?;
         let in_sync = view.row.as_ref().map_or(0, |row| row.in_sync.len());
         page.gauge("in_sync_members", "Members that hold every acknowledged write", real(in_sync as u64))?;
@@ -150,9 +155,9 @@ impl Reader {
         page.gauge("address_problem", "1 while the kernel refuses an address", flag(address.problem.is_some()))?;
         let health = self.0.health.borrow().clone();
         let states = health.iter().flat_map(|resource| {
-            RESOURCE_STATES
-                .iter()
-                .map(move |state| (vec![("resource", resource.name.as_str()), ("state", *state)], flag(*state == resource.state)))
+            RESOURCE_STATES.iter().map(move |state| {
+                (vec![("resource", resource.name.as_str()), ("state", *state)], flag(*state == resource.state))
+            })
         });
         page.gauges("resource_state", "Each resource's state: 1 for the one it has", states)
     }
@@ -166,8 +171,16 @@ impl Reader {
         page.gauges("peer_link_up", "1 while the connection stands", ups)?;
         let board = self.0.peers.board();
         page.counter("peer_frames_sent", "Messages sent to peers", board.frames_sent.load(Ordering::Relaxed))?;
-        page.counter("peer_frames_received", "Messages received from peers", board.frames_received.load(Ordering::Relaxed))?;
-        page.counter("peer_frames_dropped", "Messages that the core had no room for", board.frames_dropped.load(Ordering::Relaxed))?;
+        page.counter(
+            "peer_frames_received",
+            "Messages received from peers",
+            board.frames_received.load(Ordering::Relaxed),
+        )?;
+        page.counter(
+            "peer_frames_dropped",
+            "Messages that the core had no room for",
+            board.frames_dropped.load(Ordering::Relaxed),
+        )?;
         let refusals = board.refusals();
         let refused = refusals.iter().map(|(cause, count)| (vec![("cause", *cause)], *count));
         page.counters("peer_refusals", "Connections refused, by either side", refused)

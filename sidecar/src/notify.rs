@@ -16,7 +16,8 @@ impl Notifier {
     #[must_use]
     pub fn new() -> Self {
         // Three pulses in each interval, so that one may be late.
-        let every = sd_notify::watchdog_enabled().map(|limit| Millis(u64::try_from(limit.as_millis() / 3).unwrap_or(1_000)));
+        let every =
+            sd_notify::watchdog_enabled().map(|limit| Millis(u64::try_from(limit.as_millis() / 3).unwrap_or(1_000)));
         Self { every, last: None, status: String::new() }
     }
 

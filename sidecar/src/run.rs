@@ -12,6 +12,7 @@ use crate::identity::{self, IdentityError};
 use crate::mailbox::Mailbox;
 use crate::node::{Node, Setup};
 use crate::notify::Notifier;
+use crate::once::Once;
 use crate::peers::board::Board;
 use crate::peers::pins::Pins;
 use crate::peers::{Local, Look, Peers};
@@ -57,8 +58,6 @@ pub enum RunError {
     Address(#[from] AddressError),
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error(transparent)]
-    Core(#[from] CoreError),
     #[error("{what} {address}: {error}")]
     Listen { what: &'static str, address: SocketAddr, error: std::io::Error },
     #[error("signals cannot be received: {0}")]
@@ -72,20 +71,40 @@ pub enum RunError {
     AnotherInstance { cluster: ClusterId, node: NodeId, member: InstanceId, here: InstanceId },
 }
 
-/// Runs the node until it is told to end and has handed over what it could.
+/// A node whose parts run; only its core does not yet.
+#[derive(Debug)]
+pub struct Running {
+    core: Core,
+    events: mpsc::Receiver<crate::node::event::Event>,
+    parts: Parts,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Running {
+    /// Runs the node until it is told to end and has handed over what it could.
+    ///
+    /// # Errors
+    /// [`CoreError`]: why it ended otherwise.
+    pub async fn run(self) -> Result<(), CoreError> {
+        self.core.run(self.events, self.parts, self.terminate, self.interrupt).await
+    }
+}
+
+/// Makes the node and starts its parts, on the runtime that this is called on. `None`: it was told to end before that.
 ///
 /// # Errors
 /// [`RunError`]: what is wrong, where, and what to do.
-pub async fn daemon(config: NodeConfig) -> Result<(), RunError> {
+pub async fn start(config: NodeConfig) -> Result<Option<Running>, RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let ready = tokio::select! {
-        ready = prepare(config) => ready?,
+    let prepared = tokio::select! {
+        prepared = prepare(config) => prepared?,
         // Nothing was started yet.
-        () = either(&mut terminate, &mut interrupt) => return Ok(()),
+        () = either(&mut terminate, &mut interrupt) => return Ok(None),
     };
-    let (core, events, parts) = ready.start().await?;
-    Ok(core.run(events, parts, terminate, interrupt).await?)
+    let (core, events, parts) = prepared.start().await?;
+    Ok(Some(Running { core, events, parts, terminate, interrupt }))
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
@@ -175,15 +194,14 @@ where
     E: std::fmt::Display,
     F: Future<Output = Result<T, E>>,
 {
-    let mut said = String::new();
+    let mut told = Once::default();
     loop {
         match attempt().await {
             Ok(value) => return value,
             Err(error) => {
                 let problem = error.to_string();
-                if problem != said {
+                if told.is_new(&problem, clock::now()) {
                     tracing::warn!(problem, "waiting for {what}");
-                    said = problem;
                 }
                 tokio::time::sleep(AGAIN.into()).await;
             }
@@ -253,8 +271,13 @@ impl Prepared {
         // Heartbeats.
         let now_please = Arc::new(Notify::new());
         let turned = Arc::new(AtomicU64::new(now.boottime_us / 1_000));
-        let writing =
-            heartbeat::write(beats.clone(), policy.heartbeat_ms, said.subscribe(), Arc::clone(&now_please), Arc::clone(&turned));
+        let writing = heartbeat::write(
+            beats.clone(),
+            policy.heartbeat_ms,
+            said.subscribe(),
+            Arc::clone(&now_please),
+            Arc::clone(&turned),
+        );
         part(&mut parts, "the heartbeat", writing);
         let cluster = self.config.cluster.clone();
         let looking = heartbeat::look_at_peers(beats, cluster, others, pins, Arc::clone(&self.state), looks);
@@ -300,8 +323,16 @@ impl Prepared {
         }
 
         // The lock on the state directory lasts as long as a part has it: the look at peers.
-        let outlets =
-            Outlets { reads, writes, peers, address, workload, bus: bus_queue, heartbeat: now_please, fence: self.config.fence };
+        let outlets = Outlets {
+            reads,
+            writes,
+            peers,
+            address,
+            workload,
+            bus: bus_queue,
+            heartbeat: now_please,
+            fence: self.config.fence,
+        };
         let told = Told { snapshot, said, lineage, heartbeat_turned_ms: turned };
         let log = Log::new(&base);
         Ok((Core { node, outlets, told, base, health, notifier: Notifier::new(), log }, events, parts))

@@ -90,8 +90,12 @@ fn rows(status: &Value) -> Vec<(String, String)> {
             .flatten()
             .map(|(member, left)| format!("{} {}", name_of(status, member), span(left.as_u64().unwrap_or_default())))
             .collect();
-        let promises = if promises.is_empty() { String::new() } else { format!("    promises: {}", promises.join(", ")) };
-        rows.push(("lease".into(), format!("{} left, {right}{promises}", span(number(status, "/beliefs/lease_left_ms")))));
+        let promises =
+            if promises.is_empty() { String::new() } else { format!("    promises: {}", promises.join(", ")) };
+        rows.push((
+            "lease".into(),
+            format!("{} left, {right}{promises}", span(number(status, "/beliefs/lease_left_ms"))),
+        ));
     } else {
         let seen = format!(
             "last sign of the holder {} ago; own promise {} left",
@@ -112,7 +116,10 @@ fn rows(status: &Value) -> Vec<(String, String)> {
     if !addresses.is_empty() {
         let held = status.pointer("/address/held").and_then(Value::as_bool) == Some(true);
         let held = if held { "held" } else { "not held" };
-        rows.push(("address".into(), format!("{} {held} on {}", addresses.join(", "), text(status, "/address/interface"))));
+        rows.push((
+            "address".into(),
+            format!("{} {held} on {}", addresses.join(", "), text(status, "/address/interface")),
+        ));
     }
     let (writes, reads) = (number(status, "/dynamodb/writes"), number(status, "/dynamodb/reads"));
     rows.push(("table".into(), format!("{writes} writes, {reads} reads since the start")));
@@ -151,7 +158,8 @@ fn outlook(status: &Value) -> String {
     let about = |ms: u64| format!("about {:.0} s", (ms as f64 / 1_000.0).ceil());
     let wait = number(status, "/policy/wait_ms") + 500;
     if !text(status, "/beliefs/row/paused/reason").is_empty() {
-        return "Paused: nothing is decided automatically. Resume with the failover function's action \"resume\".".into();
+        return "Paused: nothing is decided automatically. Resume with the failover function's action \"resume\"."
+            .into();
     }
     let in_sync = in_sync(status);
     if status.pointer("/holds").and_then(Value::as_bool) == Some(true) {
@@ -172,7 +180,11 @@ fn outlook(status: &Value) -> String {
 
 /// Members in sync, by name where it is known.
 fn in_sync(status: &Value) -> Vec<String> {
-    list(status, "/beliefs/row/in_sync").iter().filter_map(Value::as_str).map(|member| name_of(status, member)).collect()
+    list(status, "/beliefs/row/in_sync")
+        .iter()
+        .filter_map(Value::as_str)
+        .map(|member| name_of(status, member))
+        .collect()
 }
 
 fn name_of(status: &Value, incarnation: &str) -> String {
@@ -237,10 +249,19 @@ mod tests {
     fn the_answer_comes_first_and_the_outlook_last() {
         let screen = render(&active());
         assert!(screen.starts_with("web   SERVING on a for 01:03:10, epoch 8   (i-0a)    in sync: a, b\n"), "{screen}");
-        for part in ["2.6 s left", "promises: b 2.9 s", "link up for 00:01:05, heard 0.0 s ago", "nginx      running", "10.99.0.10 held on lo"] {
+        for part in [
+            "2.6 s left",
+            "promises: b 2.9 s",
+            "link up for 00:01:05, heard 0.0 s ago",
+            "nginx      running",
+            "10.99.0.10 held on lo",
+        ] {
             assert!(screen.contains(part), "{part} in:\n{screen}");
         }
-        assert!(screen.contains("If a died now: b takes over in about 5 s, nothing lost.\nLast: 01:03:10 ago"), "{screen}");
+        assert!(
+            screen.contains("If a died now: b takes over in about 5 s, nothing lost.\nLast: 01:03:10 ago"),
+            "{screen}"
+        );
         assert!(is_well(&active()));
     }
 

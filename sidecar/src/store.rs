@@ -127,7 +127,9 @@ mod tests {
 
     #[test]
     fn a_kept_configuration_is_the_one_that_was_read() {
-        for policy in [r#"{"ttl_ms":5000}"#, r#"{"ttl_ms":3000,"lossy_lag_limit_ms":1000,"clock_rate_bound_ppm":10000}"#] {
+        for policy in
+            [r#"{"ttl_ms":5000}"#, r#"{"ttl_ms":3000,"lossy_lag_limit_ms":1000,"clock_rate_bound_ppm":10000}"#]
+        {
             let json = format!(
                 r#"{{"cluster":"web","nodes":[{{"name":"a","instance":"i-0a","priority":1}},{{"name":"b","instance":"i-0b"}}],
                 "virtual_ips":[{{"address":"10.99.0.10","vpc":"vpc-1","create_in":["rtb-1"]}}],"policy":{policy}}}"#

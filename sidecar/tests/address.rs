@@ -73,7 +73,8 @@ fn an_address_stays_without_a_gap_while_it_is_extended_and_goes_at_once_when_dro
         let (state, mut seen) = watch::channel(State::default());
         tokio::spawn(addresses.follow(followed, state));
         // Every change of addresses in the namespace is on record.
-        let mut monitor = Command::new("ip").args(["monitor", "address"]).stdout(std::process::Stdio::piped()).spawn().expect("ip");
+        let mut monitor =
+            Command::new("ip").args(["monitor", "address"]).stdout(std::process::Stdio::piped()).spawn().expect("ip");
         tokio::time::sleep(Millis(100).into()).await;
         for _ in 0..16 {
             orders.send_replace(Order::Hold { from: clock::now(), at_most: Millis(3_000) });

@@ -144,7 +144,11 @@ async fn what_ignores_every_signal_is_killed_at_its_limit() {
 #[tokio::test]
 async fn a_kill_waits_for_no_stop_command() {
     let mut stage = stage(|_| {
-        vec![Resource { stop: Some(sh("sleep 100")), stop_limit: Millis(60_000), ..resource("slow", "sleep 1000 & true") }]
+        vec![Resource {
+            stop: Some(sh("sleep 100")),
+            stop_limit: Millis(60_000),
+            ..resource("slow", "sleep 1000 & true")
+        }]
     });
     stage.up().await;
     stage.order(Order::Stop).await;
@@ -173,9 +177,8 @@ async fn resources_start_in_order_and_stop_in_the_opposite_one() {
 
 #[tokio::test]
 async fn a_start_that_fails_tells_what_it_said_and_nothing_after_it_starts() {
-    let mut stage = stage(|at| {
-        vec![resource("bad", "echo no config; exit 3"), resource("next", &format!("touch {at}/next"))]
-    });
+    let mut stage =
+        stage(|at| vec![resource("bad", "echo no config; exit 3"), resource("next", &format!("touch {at}/next"))]);
     stage.start().await;
     let Event::ResourceFailed { epoch, resource, reason } = stage.event().await else { panic!("it failed") };
     assert_eq!((epoch, resource.as_str()), (Epoch(7), "bad"));
@@ -261,7 +264,14 @@ async fn a_command_gets_the_documented_environment_and_no_descriptors() {
     let names: Vec<&str> = environment.lines().filter_map(|line| line.split('=').next()).collect();
     assert_eq!(
         names.iter().filter(|name| !["PWD", "SHLVL", "_", "OLDPWD"].contains(name)).copied().collect::<Vec<_>>(),
-        ["LEASEHOLD_CLUSTER", "LEASEHOLD_EPOCH", "LEASEHOLD_NODE", "LEASEHOLD_RESOURCE", "LEASEHOLD_VIRTUAL_IPS", "PATH"]
+        [
+            "LEASEHOLD_CLUSTER",
+            "LEASEHOLD_EPOCH",
+            "LEASEHOLD_NODE",
+            "LEASEHOLD_RESOURCE",
+            "LEASEHOLD_VIRTUAL_IPS",
+            "PATH"
+        ]
     );
     assert!(environment.contains("LEASEHOLD_EPOCH=7\n") && environment.contains("LEASEHOLD_VIRTUAL_IPS=10.99.0.10\n"));
     // 0, 1, 2 and those that dash itself saves (10 and above) while it redirects.
@@ -284,7 +294,8 @@ async fn a_start_waits_for_the_address() {
 #[tokio::test]
 async fn what_keeps_writing_to_the_output_of_its_start_lives_on() {
     let mut stage = stage(|at| {
-        let chatty = format!("sh -c 'while echo word; do echo x >> {at}/alive; sleep 0.05; done; touch {at}/died' & true");
+        let chatty =
+            format!("sh -c 'while echo word; do echo x >> {at}/alive; sleep 0.05; done; touch {at}/died' & true");
         vec![resource("chatty", &chatty)]
     });
     stage.up().await;

@@ -1,14 +1,14 @@
 //! What is known of the connections to peers, for status and metrics, and what is counted on them.
 
-use super::refusal::{Refusal, Refusals};
+use super::refusal::{Refusal, Refusals, Tell};
 use crate::clock;
 use lease::ids::{Incarnation, NodeId};
 use lease::record::Holder;
 use lease::time::{Millis, Moment};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// One direction of a peer link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,8 +70,12 @@ impl Board {
 
     /// Counts a refusal, and logs it if it is the first of its kind for a while.
     pub(super) fn refused(&self, refusal: &Refusal, place: &str) {
-        if self.refusals.lock().expect("no thread panics while it holds this").count(refusal, place) {
-            tracing::warn!(cause = refusal.cause(), place, "peer link refused: {refusal}");
+        let tell =
+            self.refusals.lock().expect("no thread panics while it holds this").count(refusal, place, clock::now());
+        match tell {
+            Tell::No => {}
+            Tell::Info => tracing::info!(cause = refusal.cause(), place, "peer link not yet: {refusal}"),
+            Tell::Warn => tracing::warn!(cause = refusal.cause(), place, "peer link refused: {refusal}"),
         }
     }
 

@@ -216,7 +216,12 @@ mod tests {
         huge.push(b'{');
         let error = read(&mut huge.as_slice()).await.expect_err("too large");
         assert!(matches!(error, LinkError::Refused(Refusal::Oversize { .. })), "{error}");
-        for body in ["nonsense", "{}", r#"{"hello":{"v":1}}"#, r#"{"sealed":{"session":"s","sequence":1,"message":{"kind":"obey"}}}"#] {
+        for body in [
+            "nonsense",
+            "{}",
+            r#"{"hello":{"v":1}}"#,
+            r#"{"sealed":{"session":"s","sequence":1,"message":{"kind":"obey"}}}"#,
+        ] {
             let error = parse(body.as_bytes()).expect_err("no frame");
             assert!(matches!(error, LinkError::Refused(Refusal::Malformed { .. })), "{body}: {error}");
         }

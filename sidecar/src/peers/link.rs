@@ -143,7 +143,13 @@ fn judge(hello: &Hello, shown: &str, local: &Local) -> Result<(), Refusal> {
 }
 
 /// Carries messages both ways until the connection ends. `outgoing`: this side dialled, so it asks and the peer answers.
-pub(super) async fn carry(stream: Stream, session: Session, mailbox: &Mailbox<Message>, way: Way, local: &Local) -> LinkError {
+pub(super) async fn carry(
+    stream: Stream,
+    session: Session,
+    mailbox: &Mailbox<Message>,
+    way: Way,
+    local: &Local,
+) -> LinkError {
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|key| fingerprint(key));
     let Session { peer, mut inbound, outbound } = session;
     let (mut reader, writer) = tokio::io::split(stream);
@@ -224,8 +230,12 @@ async fn receive(
             (Way::Outgoing, Message::Pong(pong)) => Event::Ponged { from: peer.clone(), pong },
             (Way::Incoming, Message::Ping(ping)) => Event::Pinged { from: peer.clone(), ping },
             (Way::Incoming, Message::Nudge) => Event::Nudged { from: peer.node.clone() },
-            (Way::Outgoing, _) => return Refusal::Malformed { problem: "a question where answers belong".into() }.into(),
-            (Way::Incoming, _) => return Refusal::Malformed { problem: "an answer where questions belong".into() }.into(),
+            (Way::Outgoing, _) => {
+                return Refusal::Malformed { problem: "a question where answers belong".into() }.into();
+            }
+            (Way::Incoming, _) => {
+                return Refusal::Malformed { problem: "an answer where questions belong".into() }.into();
+            }
         };
         // A core that is behind must not be given more: the peer asks again.
         if local.events.try_send(event).is_err() {
@@ -233,4 +243,3 @@ async fn receive(
         }
     }
 }
-

@@ -3,6 +3,7 @@
 //! Each node dials each peer. The connection that a node dials carries its questions (pings, nudges) and their answers;
 //! the connection that the peer dials carries the peer's. So neither direction can be up by half unnoticed.
 
+mod allowance;
 pub mod board;
 pub mod frame;
 mod link;
@@ -14,11 +15,12 @@ use crate::clock;
 use crate::identity::PeerKey;
 use crate::mailbox::Mailbox;
 use crate::node::event::{Event, Ping, Pong};
+pub use allowance::Allowance;
 use board::{Board, PeerState, Way};
 use frame::{LinkError, Message};
 use lease::ids::{ClusterId, Lineage, NodeId};
 use lease::record::Holder;
-use lease::time::{Millis, Moment};
+use lease::time::Millis;
 use pins::Pins;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -183,7 +185,8 @@ impl Peers {
             link::prepare(&stream)?;
             let config = tls::client(&local.key, Arc::clone(&local.pins), peer.clone())
                 .map_err(|error| LinkError::Io(std::io::Error::other(error)))?;
-            let stream = TlsConnector::from(config).connect(address.ip().into(), stream).await.map_err(link::explain)?;
+            let stream =
+                TlsConnector::from(config).connect(address.ip().into(), stream).await.map_err(link::explain)?;
             Ok(tokio_rustls::TlsStream::from(stream))
         };
         let mut stream = match link::within("connecting", link::HANDSHAKE_LIMIT, connected).await {
@@ -301,48 +304,6 @@ fn jittered(pause: Millis) -> Millis {
     // Without random bytes the pause is merely not spread.
     let _ = getrandom::fill(&mut random);
     Millis(pause.0 / 2 + pause.0 * u64::from(u16::from_be_bytes(random)) / (2 * u64::from(u16::MAX)))
-}
-
-/// Reads of peers' heartbeats that are left: a handful at once, then one every few seconds, so that neither a dead peer nor
-/// a stranger who knocks all day costs more than the budget of the cluster allows.
-#[derive(Clone, Copy, Debug)]
-pub struct Allowance {
-    tokens: u32,
-    refilled: Moment,
-    last: Option<Moment>,
-}
-
-const TOKENS_MAX: u32 = 5;
-const REFILL: Millis = Millis(5_000);
-const SPACING: Millis = Millis(400);
-
-impl Allowance {
-    #[must_use]
-    pub fn new(now: Moment) -> Self {
-        Self { tokens: TOKENS_MAX, refilled: now, last: None }
-    }
-
-    /// Whether one may be made now. `pressing`: some key was not known; else a peer is merely not reached, which is
-    /// looked into every few seconds and must not use up what a pressing one needs.
-    pub fn take(&mut self, pressing: bool, now: Moment) -> bool {
-        while self.tokens < TOKENS_MAX && now.shortest_since(self.refilled) >= REFILL {
-            self.tokens += 1;
-            self.refilled = self.refilled.after(REFILL);
-        }
-        let since = self.last.map(|last| now.shortest_since(last));
-        let spacing = if pressing { SPACING } else { REFILL };
-        if since.is_some_and(|since| since < spacing) || (pressing && self.tokens == 0) {
-            return false;
-        }
-        if self.tokens == TOKENS_MAX {
-            self.refilled = now;
-        }
-        if pressing {
-            self.tokens -= 1;
-        }
-        self.last = Some(now);
-        true
-    }
 }
 
 #[cfg(test)]

@@ -97,7 +97,8 @@ impl Side {
         self.until(cause, |side| side.peers.board().refusals().contains_key(cause)).await;
     }
     async fn is_linked_to(&self, peer: &str) {
-        let up = |side: &Self| side.peers.states().iter().any(|state| state.node == peer && state.outgoing_up_ms.is_some());
+        let up =
+            |side: &Self| side.peers.states().iter().any(|state| state.node == peer && state.outgoing_up_ms.is_some());
         self.until("linked", up).await;
     }
 }

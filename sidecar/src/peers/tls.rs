@@ -163,12 +163,15 @@ pub fn server(key: &PeerKey, pins: Arc<Pins>) -> Result<Arc<ServerConfig>, Error
 #[must_use]
 pub fn refusal_in(error: &std::io::Error) -> Option<Refusal> {
     match error.get_ref()?.downcast_ref::<Error>()? {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => inner.downcast_ref::<Refusal>().cloned(),
+        Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
+            inner.downcast_ref::<Refusal>().cloned()
+        }
         // What the other side of `carry` sends.
         Error::AlertReceived(AlertDescription::CertificateUnknown) => Some(Refusal::ByPeer {
             cause: "unpinned_key".into(),
-            message: "it does not know this node's key yet, or knows it as another's; it looks at this node's heartbeat next"
-                .into(),
+            message:
+                "it does not know this node's key yet, or knows it as another's; it looks at this node's heartbeat next"
+                    .into(),
         }),
         _ => None,
     }

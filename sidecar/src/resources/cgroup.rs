@@ -11,7 +11,9 @@ const POLL: Millis = Millis(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    #[error("no cgroup v2 hierarchy is mounted (looked in /proc/self/mountinfo); mount one: mount -t cgroup2 none /sys/fs/cgroup")]
+    #[error(
+        "no cgroup v2 hierarchy is mounted (looked in /proc/self/mountinfo); mount one: mount -t cgroup2 none /sys/fs/cgroup"
+    )]
     NoHierarchy,
     #[error("{}: not in a cgroup v2 hierarchy (no cgroup.procs); set [workload].cgroup to a path inside one", path.display())]
     NotCgroup { path: PathBuf },
@@ -134,9 +136,7 @@ impl Cgroup {
 /// # Errors
 /// [`CgroupError::NoHierarchy`].
 pub fn beside_this_process(name: &str) -> Result<PathBuf, CgroupError> {
-    let read = |path: &str| {
-        std::fs::read_to_string(path).map_err(|error| CgroupError::Io { path: path.into(), error })
-    };
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| CgroupError::Io { path: path.into(), error });
     let own = own_path(&read("/proc/self/cgroup")?).ok_or(CgroupError::NoHierarchy)?;
     let directory = locate(&read("/proc/self/mountinfo")?, &own).ok_or(CgroupError::NoHierarchy)?;
     Ok(directory.join(name))

@@ -71,7 +71,10 @@ mod tests {
         let prober = Prober::new().expect("a client");
         let ok = answering("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n").await;
         assert_eq!(prober.ask(&ok, Millis(1_000)).await, Ok(()));
-        for bad in ["HTTP/1.1 302 Found\r\nLocation: /else\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"] {
+        for bad in [
+            "HTTP/1.1 302 Found\r\nLocation: /else\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+        ] {
             let told = prober.ask(&answering(bad).await, Millis(1_000)).await.expect_err("not well");
             assert!(told.contains("not 2xx"), "{told}");
         }
