@@ -54,6 +54,12 @@ impl Aws {
         self.clients.table()
     }
 
+    /// Makes every client now. Lambda gives a function a whole core until it is ready, and a fraction of one afterwards:
+    /// loading the system's TLS roots belongs there.
+    pub fn make_ready(&self) {
+        self.clients.make_all();
+    }
+
     async fn spend(&self, kind: Kind) {
         let wait = {
             let mut budget = self.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

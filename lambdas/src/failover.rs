@@ -21,7 +21,7 @@ use crate::converge::{Deadline, Network};
 use crate::decide::{Action, Decision, Hint, Observation, decide};
 use crate::observe::{Trouble, begin, look, marks};
 use crate::report::{Story, decision_record, is_told, record, tell};
-use lease::change::{Change, Write};
+use lease::change::{Change, Expect, Write};
 use lease::events::{EVENT_VERSION, Event, FailoverBlocked, FailoverNominated, Timeline};
 use lease::ids::{Beat, ClusterId, Epoch, NodeId};
 use lease::outcome::Outcome;
@@ -162,8 +162,10 @@ pub async fn run_without(
             }
             Action::Nominate(nominee) => {
                 let Some(row) = change(cloud, &mut seen, &Change::Nominate(nominee.clone())).await? else { continue };
-                tell_nominated(cloud, &decision, &seen, &row).await;
-                let ended = drive::nomination(cloud, &seen, &decision, &row, &nominee, deadline, &story).await?;
+                let driven = drive::nomination(cloud, &seen, &decision, &row, &nominee, deadline, &story);
+                // Nobody waits for the telling: with proof of death the nominee accepts within milliseconds.
+                let (ended, ()) = futures::join!(driven, tell_nominated(cloud, &decision, &seen, &row));
+                let ended = ended?;
                 if let Some(answer) = drive::go_on(&mut seen, &decision, ended, &mut last) {
                     return Ok(answer);
                 }
@@ -196,11 +198,12 @@ async fn change(cloud: &impl Cloud, seen: &mut Observation, change: &Change) -> 
     }
 }
 
-/// Sends one write. An outcome that is not known is found out by reading: the nonce shows whether it is ours.
+/// Sends one write. An outcome that is not known is found out by reading: its effect shows whether it was applied.
 async fn apply(cloud: &impl Cloud, seen: &mut Observation, write: &Write) -> Result<Option<Row>, Trouble> {
     let found = match cloud.write(write, WRITE).await {
         Outcome::Applied(row) => return Ok(Some(*row)),
         Outcome::Refused { found } => found.map(|row| *row),
+        Outcome::Superseded { found } if has_effect(&found, write) => return Ok(Some(*found)),
         Outcome::Superseded { found } => Some(*found),
         Outcome::NotApplied { problem } => {
             tracing::warn!(cluster = %seen.config.cluster, %problem, "the row was not written");
@@ -210,7 +213,7 @@ async fn apply(cloud: &impl Cloud, seen: &mut Observation, write: &Write) -> Res
         Outcome::Unknown { problem } => {
             tracing::warn!(cluster = %seen.config.cluster, %problem, "whether the row was written is not known: reading it");
             let found = cloud.row(&seen.config.cluster).await?;
-            if let Some(row) = found.as_ref().filter(|row| row.nonce == write.row.nonce) {
+            if let Some(row) = found.as_ref().filter(|row| has_effect(row, write)) {
                 return Ok(Some(row.clone()));
             }
             // Not there now, perhaps later. It carries the version it was made for, so it cannot undo what follows.
@@ -221,6 +224,15 @@ async fn apply(cloud: &impl Cloud, seen: &mut Observation, write: &Write) -> Res
     seen.row_moves = None;
     seen.marks = marks(cloud);
     Ok(None)
+}
+
+/// Whether `found` shows that `write` was applied, also where the holder has renewed since: its nonce is gone then, what
+/// it asked for is not.
+fn has_effect(found: &Row, write: &Write) -> bool {
+    let founded = matches!(write.expect, Expect::Absent) && found.lineage == write.row.lineage;
+    let asked = write.row.intent.is_some() && found.intent == write.row.intent;
+    let nominated = write.row.nominee.is_some() && found.live_nominee() == write.row.nominee.as_ref();
+    found.nonce == write.row.nonce || founded || asked || nominated
 }
 
 async fn stop(

@@ -25,6 +25,7 @@ where
     runtime.block_on(async {
         // One for the process's life, like its connections.
         let aws: &'static Aws = Box::leak(Box::new(Aws::new(environment)));
+        aws.make_ready();
         let service = service_fn(|event: LambdaEvent<Value>| {
             let ends = event.context.deadline();
             #[expect(clippy::disallowed_methods, reason = "Lambda states its deadline by the wall clock")]

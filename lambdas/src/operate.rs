@@ -9,6 +9,7 @@ use crate::failover::{Answer, Ending, follow, run};
 use crate::observe::Trouble;
 use crate::report::record;
 use crate::{dry_run, status};
+use futures::future::join_all;
 use lease::change::{Change, Refusal};
 use lease::ids::{ClusterId, InstanceId};
 use lease::outcome::Outcome;
@@ -46,11 +47,17 @@ async fn act(
             said(&cluster, follow(cloud, &cluster, rule, &holder, epoch, deadline).await)
         }
         Waking::Instance { instance, hint } => {
-            let Some(cluster) = owner(cloud, clusters, &instance).await? else {
+            let owners = owners(cloud, clusters, &instance).await?;
+            if owners.is_empty() {
                 let reason = format!("{instance} belongs to no cluster of this deployment");
                 return Ok(json!({ "outcome": "nothing", "reason": reason }));
-            };
-            said(&cluster, run(cloud, &cluster, hint, deadline).await)
+            }
+            let runs = owners.iter().map(|cluster| async {
+                let ran = run(cloud, cluster, hint.clone(), deadline).await;
+                said(cluster, ran).unwrap_or_else(|error| error.to_json())
+            });
+            let mut answers = join_all(runs).await;
+            Ok(if answers.len() == 1 { answers.remove(0) } else { json!({ "clusters": answers }) })
         }
         Waking::Request(request) => by_hand(cloud, clusters, request, deadline).await,
     }
@@ -64,25 +71,25 @@ fn of_event(answer: &Answer) -> Value {
     json!(answer)
 }
 
-/// The cluster that `instance` is a node of.
-async fn owner(
-    cloud: &impl Cloud,
-    clusters: &[ClusterId],
-    instance: &InstanceId,
-) -> Result<Option<ClusterId>, ApiError> {
-    let configs = futures::future::join_all(clusters.iter().map(|cluster| cloud.config(cluster))).await;
+/// The clusters that `instance` is a node of: one machine may run a daemon for each of several.
+async fn owners(cloud: &impl Cloud, clusters: &[ClusterId], instance: &InstanceId) -> Result<Vec<ClusterId>, ApiError> {
+    let configs = join_all(clusters.iter().map(|cluster| cloud.config(cluster))).await;
+    let mut found = Vec::new();
     let mut unreadable = None;
     for config in configs {
         match config {
             Ok(Some(config)) if config.nodes.iter().any(|node| node.instance == *instance) => {
-                return Ok(Some(config.cluster));
+                found.push(config.cluster)
             }
             Ok(_) => {}
             // Another cluster's bad configuration must not keep this one from being served.
             Err(error) => unreadable = Some(error),
         }
     }
-    unreadable.map_or(Ok(None), |error| Err(ApiError::unavailable(error.to_string())))
+    match unreadable {
+        Some(error) if found.is_empty() => Err(ApiError::unavailable(error.to_string())),
+        _ => Ok(found),
+    }
 }
 
 async fn by_hand(

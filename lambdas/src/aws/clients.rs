@@ -1,5 +1,5 @@
-//! The SDK clients, made when first needed: a function that only reads the row never opens a connection to EC2, and
-//! nothing is loaded before the first invocation that needs it.
+//! The SDK clients. They share one HTTP client, so that the system's TLS roots are loaded once and connections are used
+//! again; over plain HTTP no roots are loaded at all.
 
 use crate::environment::Environment;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
@@ -45,6 +45,13 @@ impl Clients {
             ec2_reads: OnceLock::new(),
             ec2_writes: OnceLock::new(),
         }
+    }
+
+    pub(super) fn make_all(&self) {
+        self.table();
+        self.bus();
+        self.ec2_reads();
+        self.ec2_writes();
     }
 
     pub(super) fn table(&self) -> &Table {

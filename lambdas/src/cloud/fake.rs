@@ -118,6 +118,8 @@ pub(crate) struct State {
     /// Outcomes of the next writes: `true` where the write is applied but its answer lost.
     pub lost_answers: VecDeque<bool>,
     pub reads: usize,
+    /// The holder renews before every read of the row, however close they are.
+    pub renews_before_reads: bool,
     /// Called before each EC2 write is applied.
     pub before_write: Option<Box<dyn FnMut(&mut Row) + Send>>,
     nominated_at: Option<(Nonce, Millis)>,
@@ -192,6 +194,7 @@ impl Fake {
             faults: VecDeque::new(),
             lost_answers: VecDeque::new(),
             reads: 0,
+            renews_before_reads: false,
             before_write: None,
             nominated_at: None,
             intended_at: None,
@@ -247,7 +250,7 @@ impl State {
                 self.make(&Change::HandOver { me, epoch: row.epoch, to: to.clone(), terms: terms(&row) });
                 self.make(&Change::Activate { me: to, epoch: row.epoch.next() });
                 self.intended_at = None;
-            } else if now.minus(self.beaten_at) >= Millis(750) {
+            } else if self.renews_before_reads || now.minus(self.beaten_at) >= Millis(750) {
                 self.beaten_at = now;
                 self.make(&Change::Renew { me, epoch: row.epoch });
             }
@@ -353,7 +356,7 @@ impl Cloud for Fake {
     }
 
     async fn write(&self, write: &Write, _: Millis) -> Outcome {
-        let mut state = self.look();
+        let mut state = self.state();
         let matches = match (&write.expect, &state.row) {
             (Expect::Absent, None) => true,
             (Expect::Version(expected), Some(found)) => expected.rev == found.rev && expected.nonce == found.nonce,

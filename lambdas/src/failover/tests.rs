@@ -420,3 +420,22 @@ async fn a_third_standbys_word_is_waited_for_only_while_it_could_be_alive() {
     assert_eq!(answer.outcome, Ending::Completed, "{answer:?}");
     assert_eq!(holder_of(&cloud), (node("b"), 8));
 }
+
+#[tokio::test]
+async fn a_request_whose_answer_was_lost_is_known_by_its_effect_though_the_holder_renewed_since() {
+    let cloud = Fake::pair();
+    cloud.state().lost_answers.push_back(true);
+    cloud.state().renews_before_reads = true;
+    let answer = asked(&cloud, json!({ "action": "switchover", "cluster": "web", "to": "b" })).await;
+    assert_eq!(answer["outcome"], "completed", "{answer}");
+    assert_eq!(holder_of(&cloud), (node("b"), 8));
+}
+
+#[tokio::test]
+async fn an_instance_that_no_cluster_names_is_nobodys_business() {
+    let cloud = Fake::pair();
+    let event = json!({ "source": "aws.ec2", "detail-type": "EC2 Instance State-change Notification",
+        "detail": { "instance-id": "i-0zebra", "state": "stopped" } });
+    let answer = asked(&cloud, event).await;
+    assert_eq!(answer["outcome"], "nothing", "{answer}");
+}
