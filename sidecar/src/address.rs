@@ -136,8 +136,14 @@ impl Addresses {
                 failed = Some(error);
             }
         }
-        self.lent = None;
-        failed.map_or(Ok(()), Err)
+        match failed {
+            // What is still there is tried again.
+            Some(error) => Err(error),
+            None => {
+                self.lent = None;
+                Ok(())
+            }
+        }
     }
 
     /// Follows `orders` until their sender is gone; then takes the addresses away.

@@ -124,7 +124,7 @@ struct Prepared {
     private_ip: IpAddr,
     sdk: aws_config::SdkConfig,
     cluster: ClusterConfig,
-    config_kept: Option<String>,
+    config_trouble: Option<String>,
     addresses: Addresses,
 }
 
@@ -153,9 +153,10 @@ async fn prepare(config: NodeConfig) -> Result<Prepared, RunError> {
     let table = Table::new(&aws::dynamodb(&sdk), &config.table);
     let (cluster, kept_because) =
         again("the cluster's configuration", || store::cluster_config(&table, &config.cluster, &state)).await;
-    let config_kept = kept_because.map(|error| error.to_string());
-    if let Some(problem) = &config_kept {
-        tracing::warn!(problem, "running on the cluster's configuration of an earlier start");
+    let config_trouble =
+        kept_because.map(|error| format!("running on the cluster's configuration of an earlier start: {error}"));
+    if let Some(problem) = &config_trouble {
+        tracing::warn!("{problem}");
     }
     let member = cluster.member(&config.node).ok_or_else(|| RunError::NoMember {
         cluster: config.cluster.clone(),
@@ -184,7 +185,7 @@ async fn prepare(config: NodeConfig) -> Result<Prepared, RunError> {
     };
     let workload = Workload::new(config.resources.clone(), &group, around)?;
     let private_ip = instance.private_ip;
-    Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_kept, addresses })
+    Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses })
 }
 
 /// Tries until it succeeds. What is missing at the start (a role that is still spreading, a cluster that is about to be
@@ -244,7 +245,7 @@ impl Prepared {
         let requests = vec![reader.requests(), writer.requests(), beats.requests()];
         let (reads, asked) = mpsc::channel(store::REQUESTS_MAX);
         let (writes, wanted) = mpsc::channel(store::REQUESTS_MAX);
-        let row_reads = store::read_rows(reader, self.config.cluster.clone(), asked, events_in.clone());
+        let row_reads = store::read_rows(reader.clone(), self.config.cluster.clone(), asked, events_in.clone());
         part(&mut parts, "the row's reader", row_reads);
         part(&mut parts, "the row's writer", store::write_rows(writer, budget, wanted, events_in.clone()));
 
@@ -302,12 +303,17 @@ impl Prepared {
         let putting = bus::put_events(client, self.config.bus.clone(), Arc::clone(&bus_queue), Arc::clone(&counts));
         part(&mut parts, "the event bus", putting);
 
+        // The configuration, looked at with the row's reader: its connections are idle most of the time.
+        let trouble = watch::Sender::new(self.config_trouble);
+        let config_trouble = trouble.subscribe();
+        part(&mut parts, "the look at the configuration", store::watch_config(reader, self.cluster.clone(), trouble));
+
         // Whoever looks.
         let sources = Arc::new(Sources {
             me: self.me,
             config: self.cluster,
             interface: self.config.interface,
-            config_kept: self.config_kept,
+            config_trouble,
             snapshot: snapshot.subscribe(),
             address: address_state,
             health: health.clone(),

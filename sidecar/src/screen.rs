@@ -64,8 +64,8 @@ fn troubles(status: &Value) -> Vec<String> {
     if let Some(problem) = status.pointer("/address/problem").and_then(Value::as_str) {
         found.push(problem.into());
     }
-    if let Some(why) = status.pointer("/config_kept_because").and_then(Value::as_str) {
-        found.push(format!("runs on the configuration of an earlier start: {why}"));
+    if let Some(trouble) = status.pointer("/config_trouble").and_then(Value::as_str) {
+        found.push(trouble.into());
     }
     for resource in list(status, "/resources") {
         if text(resource, "/state") == "failed" {

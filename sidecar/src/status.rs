@@ -24,8 +24,8 @@ pub struct Sources {
     pub me: Holder,
     pub config: ClusterConfig,
     pub interface: String,
-    /// Why the configuration is one that was kept from an earlier start.
-    pub config_kept: Option<String>,
+    /// Why the cluster's configuration is not the one that this daemon runs on, or may not be.
+    pub config_trouble: watch::Receiver<Option<String>>,
     pub snapshot: watch::Receiver<Snapshot>,
     pub address: watch::Receiver<address::State>,
     pub health: watch::Receiver<Vec<ResourceHealth>>,
@@ -93,7 +93,7 @@ impl Sources {
             "me": self.me,
             "members": self.config.nodes.iter().map(|node| &node.name).collect::<Vec<_>>(),
             "policy": self.config.policy,
-            "config_kept_because": self.config_kept,
+            "config_trouble": *self.config_trouble.borrow(),
             "core_silent_ms": now.longest_since(snapshot.at),
             "role_for_ms": now.shortest_since(snapshot.role_since),
             "unprotected_for_ms": snapshot.unprotected_since.map(|since| now.shortest_since(since)),

@@ -10,8 +10,9 @@ use lease::ids::ClusterId;
 use lease::policy::Policy;
 use lease::table::{Table, TableError};
 use lease::time::Millis;
+use std::convert::Infallible;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const CONFIG_FILE: &str = "cluster.json";
 /// The machine asks for one at a time; a second may wait while the answer to the first is on its way.
@@ -101,6 +102,37 @@ pub fn kept_config(state: &StateDir, cluster: &ClusterId) -> Option<ClusterConfi
         }
     }
 }
+
+/// Looks once in a while whether the configuration is still the one that this daemon runs on. It is not taken up while
+/// running: members, timers and addresses hold for the life of a process, so that no step of the protocol sees two.
+pub async fn watch_config(table: Table, mine: ClusterConfig, trouble: watch::Sender<Option<String>>) -> Infallible {
+    loop {
+        tokio::time::sleep(CONFIG_EVERY.into()).await;
+        let found = match table.read_config(&mine.cluster).await {
+            Ok(Some(config)) if config == mine => None,
+            Ok(Some(_)) => Some(CHANGED.to_owned()),
+            Ok(None) => {
+                Some("the cluster's configuration was deleted; this node goes on with the one it has".to_owned())
+            }
+            // No news; the row's reader tells of an outage.
+            Err(error) if error.is_passing() => continue,
+            Err(error) => Some(error.to_string()),
+        };
+        trouble.send_if_modified(|trouble| {
+            let changed = *trouble != found;
+            if changed && let Some(problem) = &found {
+                tracing::warn!(problem, "the cluster's configuration");
+            }
+            trouble.clone_from(&found);
+            changed
+        });
+    }
+}
+
+/// How often: a deployment is no matter of seconds, and each look costs a read.
+const CONFIG_EVERY: Millis = Millis(60_000);
+const CHANGED: &str =
+    "the cluster's configuration has changed since this daemon started; restart it to take it up, standbys first";
 
 /// As [`ClusterConfig::parse`] reads it.
 fn to_json(config: &ClusterConfig) -> serde_json::Value {
