@@ -3,7 +3,7 @@
 
 mod world;
 
-use lease::change::Change;
+use lease::change::{Change, Terms};
 use lease::events::Event as Told;
 use lease::record::Pause;
 use lease::rules::Rule;
@@ -144,6 +144,18 @@ fn a_standby_that_restarts_waits_out_the_promises_it_forgot() {
     world.cut("a", "b");
     world.run(12_000);
     assert_eq!(world.serving_now(), Some("b"), "and the assertion that at most one serves held all the time");
+}
+
+#[test]
+fn an_acceptance_that_lands_late_waits_for_the_promises_given_since() {
+    let mut world = World::serving(&["a", "b"]);
+    world.no_table.insert("a");
+    world.run(5_000);
+    // An earlier process of b sent it; this one promises to a, which serves on nothing else.
+    world.nominate("b", Rule::R210, None);
+    let (me, terms) = (world.holder("b"), Terms { ttl_ms: world.policy.ttl_ms, lossy_ok: false });
+    world.change(Change::Accept { me, terms });
+    world.run_until(12_000, |world| world.serving_now() == Some("b"));
 }
 
 #[test]

@@ -270,8 +270,12 @@ impl Node {
             }
             _ => {}
         }
-        if !starting && self.role == Role::Standby && mine && self.past.is_none_or(|past| epoch > past) {
-            // Handed over to this process: no earlier one can have held an epoch that began while this one watched.
+        let mine_since = mine && self.past.is_none_or(|past| epoch > past);
+        // A hand-over leaves at least two members. A row that has only me in it is an acceptance that an earlier process of
+        // mine sent and that landed late: this process may have promised since, so `stand_by` waits and takes a new epoch.
+        let handed_over = self.row.as_ref().is_some_and(|row| row.in_sync.len() > 1);
+        if !starting && self.role == Role::Standby && mine_since && handed_over {
+            // No earlier process can have held an epoch that began while this one watched.
             let row = self.row.clone().expect("it was just remembered");
             self.take_over(row, None, now);
         }

@@ -30,7 +30,11 @@ impl Node {
         }
         let Some(row) = &self.row else { return };
         if row.is_held_by(&self.setup.me) {
-            // An epoch of this node's past: never resumed, always followed by a new one.
+            // An epoch of this node's past: never resumed, always followed by a new one. Not while a promise of this process
+            // runs: somebody may be serving on it.
+            if self.vigil.promise_left(now) > Millis::ZERO {
+                return;
+            }
             let (me, terms) = (self.setup.me.clone(), self.terms());
             self.propose(Change::Restart { me, after: Drain::Crash, terms }, now);
             return;

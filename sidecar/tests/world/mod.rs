@@ -145,7 +145,7 @@ impl World {
         world
     }
 
-    fn holder(&self, name: &str) -> Holder {
+    pub fn holder(&self, name: &str) -> Holder {
         Holder {
             node: node(name),
             incarnation: Incarnation::new(format!("inc-{name}")).expect("valid"),
