@@ -65,6 +65,12 @@ scenarios: setup build ## Stories end to end: real stack, real processes, real p
 bench-failover: setup build ## Kill the active RUNS times (default 30) and show the distribution
 	@cd tests && $(PYTHON) -m bench.failover
 
+bench-functions: setup build ## Cold starts, decisions with 20 route tables, zip sizes, SAMPLES times (default 25)
+	@cd tests && $(PYTHON) -m bench.functions
+
+bench-idle: setup build ## CPU, memory and DynamoDB requests of two idle nodes over SECONDS (default 60)
+	@cd tests && $(PYTHON) -m bench.idle
+
 lint: setup ## Formatting, lints, licences; changes nothing
 	@cargo fmt --all --check
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
@@ -80,4 +86,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios bench-failover lint fix clean
+.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios bench-failover bench-functions bench-idle lint fix clean

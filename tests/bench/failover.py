@@ -21,6 +21,8 @@ from harness.cluster import Cluster
 from harness.deployment import ClusterSpec, Deployment
 from harness.scene import SETTLE_S, Scene
 
+from .figures import percentile
+
 NAME = "leasehold-bench"
 GOAL_P50_S, GOAL_P99_S = 4.5, 7.0  # at a ttl of 3 s
 HOWS = {
@@ -71,13 +73,6 @@ def main() -> int:
     print(f"p50 {result['p50_s']:.2f} s (goal {GOAL_P50_S}), p99 {result['p99_s']:.2f} s (goal {GOAL_P99_S}), max {result['max_s']:.2f} s")
     print(json.dumps({"ok": good} | result, default=float))
     return 0 if good else 1
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """Nearest rank: a value that was measured."""
-    ordered = sorted(values)
-    rank = max(1, -(-len(ordered) * percent // 100))
-    return round(ordered[int(rank) - 1], 3)
 
 
 def histogram(values: list[float], width_s: float = 0.25) -> str:
