@@ -54,11 +54,11 @@ class Status:
 
 class Cluster:
     def __init__(self, cloud: Cloud, network: Network, deployment: str, name: str = "web", stand_in: bool = False,
-                 node_toml: str = "", log: str = "info"):  # fmt: skip
+                 node_toml: str = "", log: str = "info,aws_config=warn"):  # fmt: skip
         """`stand_in`: a shell script that is always active in the daemon's place. `node_toml`: more tables for every node.toml."""
         self.cloud, self.network, self.deployment, self.name = cloud, network, deployment, name
         self.stand_in = stand_in
-        self.rust_log = log
+        self.log_filter = log
         self.files = {
             node: node_files.write(cloud.work / name / node, name, node, deployment, network.virtual_ip, REGION, node_toml) for node in network.nodes
         }
@@ -187,7 +187,7 @@ class Cluster:
         return {
             # As sidecar/dist/leasehold.service says; only the grace is shorter, because no test waits 90 s.
             "name": PROGRAM, "command": command, "restart": "always", "restart_delay_ms": 1000, "kill_mode": "mixed", "grace_ms": 40_000,
-            "env": {"AWS_ENDPOINT_URL": self.cloud.endpoint_in_plane, "AWS_REGION": REGION, "RUST_LOG": self.rust_log},
+            "env": {"AWS_ENDPOINT_URL": self.cloud.endpoint_in_plane, "AWS_REGION": REGION, "LEASEHOLD_LOG": self.log_filter},
         }  # fmt: skip
 
     def _item(self, cluster: str, item: str) -> dict[str, Any] | None:
