@@ -15,21 +15,25 @@ help: ## What there is
 
 # --- what the others need ----------------------------------------------------------------------------------------
 
-setup: .venv/.done cdk/node_modules/.done .apt-done ## Install what is missing (apt, venv, npm ci)
+setup: .apt-done .venv/.done cdk/node_modules/.done ## Install what is missing (apt, venv, npm ci)
 
 .apt-done: tests/apt-packages.txt
 	@missing=$$(for package in $$(grep -vE '^(#|$$)' $<); do dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'install ok installed' || echo "$$package"; done); \
 	if [ -n "$$missing" ]; then \
+		echo "setup: Debian packages:" $$missing; \
 		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 	@touch $@
 
-.venv/.done: tests/requirements.txt
+# `python3 -m venv` is a Debian package of its own: apt first, and no new venv when only apt's list has changed.
+.venv/.done: tests/requirements.txt | .apt-done
+	@echo "setup: Python packages into .venv (boto3, moto, pytest)"
 	@python3 -m venv .venv
 	@.venv/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 cdk/node_modules/.done: cdk/package-lock.json
+	@echo "setup: Node packages into cdk/node_modules (the CDK)"
 	@cd cdk && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
