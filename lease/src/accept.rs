@@ -84,7 +84,14 @@ impl Vigil {
     ///
     /// # Errors
     /// The [`Hindrance`], with the time left where time is all that is missing.
-    pub fn may_accept(&self, row: &Row, me: &Holder, consistent: bool, policy: &Policy, now: Moment) -> Result<Ground, Hindrance> {
+    pub fn may_accept(
+        &self,
+        row: &Row,
+        me: &Holder,
+        consistent: bool,
+        policy: &Policy,
+        now: Moment,
+    ) -> Result<Ground, Hindrance> {
         let nominee = row
             .live_nominee()
             .filter(|nominee| nominee.node == me.node && nominee.incarnation == me.incarnation)

@@ -41,7 +41,12 @@ impl Authority {
     /// activation is a write of the holder, so it has before anything is served.
     #[must_use]
     pub fn of_new_epoch(need: impl IntoIterator<Item = Incarnation>) -> Self {
-        Self { lease: None, need: need.into_iter().map(|member| (member, None)).collect(), alone: false, promises_suffice: false }
+        Self {
+            lease: None,
+            need: need.into_iter().map(|member| (member, None)).collect(),
+            alone: false,
+            promises_suffice: false,
+        }
     }
 
     /// A write of this holder that changes (epoch, beat) was applied; it had been sent at `sent`.

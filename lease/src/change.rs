@@ -22,30 +22,63 @@ use std::collections::BTreeSet;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
     /// The holder is alive and its I/O makes progress.
-    Renew { me: Holder, epoch: Epoch },
+    Renew {
+        me: Holder,
+        epoch: Epoch,
+    },
     /// The holder takes a lost member out. Completions stay frozen until the write is PROVEN applied.
-    Shrink { me: Holder, epoch: Epoch, peer: Incarnation },
+    Shrink {
+        me: Holder,
+        epoch: Epoch,
+        peer: Incarnation,
+    },
     /// The holder takes a member in: consistent, caught up and handshaken in this epoch. The holder's `need` includes it
     /// BEFORE this is sent.
-    Grow { me: Holder, epoch: Epoch, peer: Incarnation },
+    Grow {
+        me: Holder,
+        epoch: Epoch,
+        peer: Incarnation,
+    },
     /// The control plane tells a standby to accept if it finds the holder gone. Takes no lease.
     Nominate(Nominee),
     /// The nominee makes itself holder. Its waits and promises are judged in [`crate::accept`].
-    Accept { me: Holder, terms: Terms },
+    Accept {
+        me: Holder,
+        terms: Terms,
+    },
     /// The new holder has drained what older epochs queued and will open its volumes.
-    Activate { me: Holder, epoch: Epoch },
+    Activate {
+        me: Holder,
+        epoch: Epoch,
+    },
     /// Planned: the holder has stopped the workload, every write is acknowledged everywhere, and `to` continues.
-    HandOver { me: Holder, epoch: Epoch, to: Holder, terms: Terms },
+    HandOver {
+        me: Holder,
+        epoch: Epoch,
+        to: Holder,
+        terms: Terms,
+    },
     /// The holder stops in order and nobody is ready to continue, or the cluster is to rest.
-    Release { me: Holder, epoch: Epoch },
+    Release {
+        me: Holder,
+        epoch: Epoch,
+    },
     /// A new process of the holder: never resumes its old epoch, whose messages may still be on their way.
-    Restart { me: Holder, after: Drain, terms: Terms },
+    Restart {
+        me: Holder,
+        after: Drain,
+        terms: Terms,
+    },
     /// A standby takes itself out; shrinking who may accept is always safe.
-    Leave { me: Incarnation },
+    Leave {
+        me: Incarnation,
+    },
     /// Asks the holder to hand over.
     Intend(Intent),
     /// The request is done with, given up or overtaken; only the one that was seen is cleared.
-    ClearIntent { id: Nonce },
+    ClearIntent {
+        id: Nonce,
+    },
     Pause(Pause),
     Resume,
 }
@@ -113,7 +146,9 @@ pub enum Refusal {
     WouldLose { member: Incarnation },
     /// Without proof that the holder's machine is dead, it may go on serving: alone, or on the promises of members that the
     /// nominee is not one of. Only an epoch with `lossy_ok` keeps its holder from that.
-    #[error("{member} is not in sync, and the holder {holder} may go on serving without it: prove its death, or allow lossy failover")]
+    #[error(
+        "{member} is not in sync, and the holder {holder} may go on serving without it: prove its death, or allow lossy failover"
+    )]
     HolderMayServe { member: Incarnation, holder: NodeId },
     #[error("epoch {epoch} is not activated")]
     NotActivated { epoch: Epoch },

@@ -93,7 +93,10 @@ fn virtual_ip(fields: &mut Fields<'_>) -> Option<VirtualIp> {
         routable(address).map(|()| address)
     });
     let vpc = fields.required("vpc", "the VPC whose route tables lead to it", |value| {
-        text(value)?.strip_prefix("vpc-").map(|rest| format!("vpc-{rest}")).ok_or_else(|| "a VPC id looks like vpc-0123456789abcdef0".into())
+        text(value)?
+            .strip_prefix("vpc-")
+            .map(|rest| format!("vpc-{rest}"))
+            .ok_or_else(|| "a VPC id looks like vpc-0123456789abcdef0".into())
     });
     let create_in = fields.optional("create_in", texts).unwrap_or_default();
     Some(VirtualIp { address: address?, vpc: vpc?, create_in })
@@ -172,14 +175,23 @@ mod tests {
         let bad = r#"{"cluster":"Web","nodes":[{"name":"a","instance":"x"},{"nam":"b"}],
             "virtual_ips":[{"address":"169.254.169.1","vpc":"vpc-1"}],"policy":{"ttl_ms":10},"colour":"blue"}"#;
         let told = ClusterConfig::parse(bad).expect_err("a bad configuration").to_string();
-        for part in ["cluster = \"Web\"", "nodes[0].instance", "nodes[1].name is missing", "nodes[1].nam", "169.254.168.0/22", "policy.ttl_ms", "colour"] {
+        for part in [
+            "cluster = \"Web\"",
+            "nodes[0].instance",
+            "nodes[1].name is missing",
+            "nodes[1].nam",
+            "169.254.168.0/22",
+            "policy.ttl_ms",
+            "colour",
+        ] {
             assert!(told.contains(part), "{part} in:\n{told}");
         }
     }
 
     #[test]
     fn two_nodes_on_one_instance_are_one_node() {
-        let told = ClusterConfig::parse(&GOOD.replace("i-0b", "i-0a")).expect_err("the same instance twice").to_string();
+        let told =
+            ClusterConfig::parse(&GOOD.replace("i-0b", "i-0a")).expect_err("the same instance twice").to_string();
         assert!(told.contains("its own instance"), "{told}");
     }
 }

@@ -117,7 +117,12 @@ impl<'a> Fields<'a> {
             .collect()
     }
 
-    fn within<T>(&mut self, path: &str, value: &'a Value, read: impl FnOnce(&mut Fields<'a>) -> Option<T>) -> Option<T> {
+    fn within<T>(
+        &mut self,
+        path: &str,
+        value: &'a Value,
+        read: impl FnOnce(&mut Fields<'a>) -> Option<T>,
+    ) -> Option<T> {
         match Fields::of(path, value) {
             Err(problem) => {
                 self.problems.push(problem);

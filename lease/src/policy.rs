@@ -46,8 +46,8 @@ pub struct Policy {
 
 /// The smallest lease: below it the kernel's one-second grain of address lifetimes would end service between renewals.
 pub const TTL_MIN: Millis = Millis(2_000);
-/// The longest lease: beyond it nobody would call the result high availability.
-pub const TTL_MAX: Millis = Millis(300_000);
+/// The longest lease: the functions wait for an acceptance, and `watch` for two renewals, within one run of theirs.
+pub const TTL_MAX: Millis = Millis(20_000);
 
 /// One broken rule between timers: the key, its value and what would be allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,12 +139,13 @@ impl Policy {
             ms(self.wait_ms),
             format!("at least {}, which is ttl_ms (1+ρ)/(1-ρ)", shortest.0),
         );
-        // P <= W: a standby that forgot its promises at a start waits max(P, W); P > W would delay every failover.
+        // P <= L(1+ρ)/(1-ρ): a standby that restarts under another configuration knows the row's ttl, not the promise it gave;
+        // waiting for the row's lease must cover it.
         must(
-            self.promise_ms <= self.wait_ms,
+            self.promise_ms <= shortest,
             "promise_ms",
             ms(self.promise_ms),
-            format!("at most wait_ms ({})", self.wait_ms.0),
+            format!("at most {}, which is ttl_ms (1+ρ)/(1-ρ)", shortest.0),
         );
         // Two renewals may fail before the lease runs out.
         must(
@@ -186,10 +187,10 @@ impl Policy {
             "two beats and freeze_margin_ms must fit into ttl_ms".into(),
         );
         must(
-            (500..=60_000).contains(&self.heartbeat_ms.0),
+            (500..=10_000).contains(&self.heartbeat_ms.0),
             "heartbeat_ms",
             ms(self.heartbeat_ms),
-            "use 500 to 60000".into(),
+            "use 500 to 10000".into(),
         );
         must(
             self.row_read_ms.0 >= 100 && self.row_read_ms <= self.wait_ms,
@@ -226,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_defaults_hold_for_every_allowed_ttl() {
-        for ttl in [2_000, 2_500, 3_000, 5_000, 10_000, 30_000, 300_000] {
+        for ttl in [2_000, 2_500, 3_000, 5_000, 10_000, 20_000] {
             for rate in [100, 10_000, 100_000] {
                 let policy = Policy::with_rate_bound(Millis(ttl), rate);
                 assert_eq!(policy.check(), Ok(()), "ttl {ttl}, rate {rate}");
@@ -244,8 +245,14 @@ mod tests {
 
     #[test]
     fn all_violations_are_told_at_once() {
-        let policy = Policy { wait_ms: Millis(3_000), beat_ms: Millis(2_000), ping_ms: Millis(2_000), ..Policy::default() };
-        let bad = policy.check().expect_err("three timers are wrong");
+        let policy = Policy {
+            wait_ms: Millis(3_000),
+            promise_ms: Millis(20_000),
+            beat_ms: Millis(2_000),
+            ping_ms: Millis(9_000),
+            ..Policy::default()
+        };
+        let bad = policy.check().expect_err("four timers are wrong");
         let keys: Vec<_> = bad.iter().map(|bad| bad.key).collect();
         for key in ["wait_ms", "beat_ms", "ping_ms", "promise_ms"] {
             assert!(keys.contains(&key), "{key} in {keys:?}");

@@ -75,10 +75,7 @@ impl Moment {
     /// This moment later by `span` on both clocks. For timers and tests, not for rights.
     #[must_use]
     pub fn after(self, span: Millis) -> Self {
-        Self {
-            boottime_us: self.boottime_us + span.0 * 1000,
-            monotonic_raw_us: self.monotonic_raw_us + span.0 * 1000,
-        }
+        Self { boottime_us: self.boottime_us + span.0 * 1000, monotonic_raw_us: self.monotonic_raw_us + span.0 * 1000 }
     }
 }
 

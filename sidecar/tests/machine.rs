@@ -339,3 +339,59 @@ fn three_nodes_survive_two_losses_in_turn() {
     world.power_off(second);
     world.run_until(6_000, |world| world.serving_now().is_some());
 }
+
+#[test]
+fn a_node_whose_writes_are_denied_tries_a_few_times_a_second_and_recovers() {
+    let mut world = World::serving(&["a", "b"]);
+    world.denied.extend(["a", "b"]);
+    let writes = world.writes;
+    world.kill_daemon("a");
+    world.boot("a");
+    world.run(10_000);
+    assert!(world.writes - writes <= 90, "{} writes in 10 s", world.writes - writes);
+    world.denied.clear();
+    world.run_until(10_000, |world| world.serving_now().is_some());
+}
+
+#[test]
+fn a_deleted_row_ends_service_and_is_not_hammered() {
+    let mut world = World::serving(&["a", "b"]);
+    world.no_functions = true;
+    let kept = world.row.take();
+    let writes = world.writes;
+    world.run(20_000);
+    assert_eq!(world.serving_now(), None);
+    assert!(world.writes - writes <= 5, "{} writes in 20 s\n{}", world.writes - writes, world.notes.join("\n"));
+    world.row = kept;
+    world.no_functions = false;
+    world.run_until(15_000, |world| world.serving_now().is_some());
+}
+
+#[test]
+fn a_row_of_another_lineage_is_nobodys() {
+    let mut world = World::serving(&["a", "b"]);
+    let writes = world.writes;
+    let lineage = lease::ids::Lineage::new("lineage-2").expect("valid");
+    let nonce = lease::ids::Nonce::new("founded-anew").expect("valid");
+    let rev = lease::ids::Rev(1);
+    world.row = world.row.take().map(|row| lease::record::Row { lineage, nonce, rev, ..row });
+    world.run(20_000);
+    assert_eq!(world.serving_now(), None);
+    assert!(world.writes - writes <= 5, "{} writes in 20 s\n{}", world.writes - writes, world.notes.join("\n"));
+}
+
+#[test]
+fn an_epoch_handed_over_under_other_timers_is_renewed_under_ones_own() {
+    let mut world = World::serving(&["a", "b"]);
+    world.kill_daemon("b");
+    world.policy = lease::policy::Policy::for_ttl(lease::time::Millis(6_000));
+    world.boot("b");
+    world.run(3_000);
+    let since = world.now;
+    world.intend("b");
+    world.run_until(5_000, |world| world.serving_now() == Some("b"));
+    world.run(5_000);
+    assert_eq!(world.row.as_ref().map(|row| row.ttl_ms.0), Some(6_000));
+    assert!(world.longest_gap(since) < 500, "{} ms", world.longest_gap(since));
+    assert_eq!(world.in_sync(), 2, "nothing was written in between, so the set is kept");
+}

@@ -34,13 +34,24 @@ pub(super) struct Desk {
     pub(super) read_at: Option<Moment>,
     /// The last read that failed.
     pub(super) failed_at: Option<Moment>,
+    /// The last write that was certainly not made.
+    pub(super) denied_at: Option<Moment>,
     /// Something happened that makes a read due at once.
     pub(super) read_wanted: bool,
 }
 
 impl Desk {
     pub(super) fn new(prefix: String) -> Self {
-        Self { prefix, count: 0, pending: None, reading: None, read_at: None, failed_at: None, read_wanted: true }
+        Self {
+            prefix,
+            count: 0,
+            pending: None,
+            reading: None,
+            read_at: None,
+            failed_at: None,
+            denied_at: None,
+            read_wanted: true,
+        }
     }
 
     fn ticket(&mut self) -> Ticket {

@@ -5,7 +5,7 @@ use super::event::{Answer, Pong};
 use super::tenure::{Phase, Tenure, Workload};
 use super::{Node, REPEAT, Role};
 use lease::authority::Standing;
-use lease::change::Change;
+use lease::change::{Change, Drain};
 use lease::events::{self, EVENT_VERSION};
 use lease::ids::{Epoch, Incarnation};
 use lease::record::Holder;
@@ -29,9 +29,14 @@ impl Node {
         let Role::Holding(tenure) = &self.role else { return };
         match &tenure.phase {
             Phase::Activating => {
-                let (me, epoch) = (self.setup.me.clone(), tenure.epoch);
-                if self.desk.pending.is_none() {
+                let (me, epoch, terms) = (self.setup.me.clone(), tenure.epoch, self.terms());
+                let agreed =
+                    self.row.as_ref().is_some_and(|row| (row.ttl_ms, row.lossy_ok) == (terms.ttl_ms, terms.lossy_ok));
+                if self.desk.pending.is_none() && agreed {
                     self.propose(Change::Activate { me, epoch }, now);
+                } else if self.desk.pending.is_none() {
+                    // Handed over under the other node's configuration: this node's timers fit its own only.
+                    self.propose(Change::Restart { me, after: Drain::Clean, terms }, now);
                 }
                 return;
             }

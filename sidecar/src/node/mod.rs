@@ -88,6 +88,8 @@ pub struct Node {
     ending: Option<Moment>,
     /// The last suspicion told: of which (epoch, beat), whether the peer link worked, when.
     told: Option<standby::Told>,
+    /// The row that this node belongs to is gone, or another lineage stands in its place: nothing is wanted until it is back.
+    barred: bool,
     /// When the last `Node Joined` went out while the cluster had no row.
     joined_at: Option<Moment>,
     out: Vec<Effect>,
@@ -108,6 +110,7 @@ impl Node {
             ending: None,
             told: None,
             joined_at: None,
+            barred: false,
             out: Vec::new(),
         }
     }
@@ -181,13 +184,13 @@ impl Node {
             Outcome::Superseded { found } => self.settled(pending.change, pending.sent, false, *found, now),
             Outcome::Refused { found: Some(found) } => self.settled(pending.change, pending.sent, false, *found, now),
             Outcome::Refused { found: None } => self.lost_row(now),
-            Outcome::NotApplied { problem } => {
-                // Certain, so nothing stays pending; what is still wanted is proposed anew once the row was read.
+            // Certain of this try only: an earlier one that went unanswered may still land.
+            Outcome::NotApplied { problem } if !pending.unanswered => {
                 self.trouble(format!("the lease row was not written: {problem}"));
-                self.desk.failed_at = Some(now);
+                self.desk.denied_at = Some(now);
                 self.desk.read_wanted = true;
             }
-            Outcome::Unknown { problem } => {
+            Outcome::NotApplied { problem } | Outcome::Unknown { problem } => {
                 pending.unanswered = true;
                 pending.in_flight = false;
                 pending.idle_since = now;
@@ -244,6 +247,7 @@ impl Node {
                 self.trouble(format!(
                     "{why}: the table was restored or the cluster made anew; this node takes no part"
                 ));
+                self.barred = true;
                 self.demote(why);
                 return;
             }
@@ -251,6 +255,7 @@ impl Node {
                 return;
             }
         }
+        self.barred = false;
         let starting = self.role == Role::Starting;
         self.remember(row, now);
         let row = self.row.as_ref().expect("it was just remembered");
@@ -290,12 +295,14 @@ impl Node {
         self.trouble(
             "the cluster's lease row is gone: somebody deleted it; restore it or found the cluster anew".into(),
         );
+        self.barred = true;
         self.demote("the lease row is gone".into());
     }
 
     /// Proposes a change on the row as this node knows it. False: something else is pending, or it is not legal.
     fn propose(&mut self, change: Change, now: Moment) -> bool {
-        if self.desk.pending.is_some() {
+        let denied = self.desk.denied_at.is_some_and(|at| now.longest_since(at) < RETRY);
+        if self.desk.pending.is_some() || denied {
             return false;
         }
         let Some(row) = &self.row else { return false };

@@ -25,7 +25,7 @@ impl Node {
             self.leave(now);
             return;
         }
-        if self.role == Role::Starting {
+        if self.role == Role::Starting || self.barred {
             return;
         }
         let Some(row) = &self.row else { return };
@@ -111,6 +111,8 @@ impl Node {
         self.vigil.saw(ping.epoch, ping.beat, now);
         if ping.epoch > known {
             self.desk.read_wanted = true;
+            // A pinned peer holds a newer epoch: whatever this node holds is over, and the row will say so.
+            self.demote(format!("{} holds epoch {}", from.node, ping.epoch));
         }
         let rightful = self.row.as_ref().is_none_or(|row| {
             row.epoch != ping.epoch || row.holder.as_ref().is_some_and(|holder| holder.node == from.node)
@@ -147,6 +149,12 @@ impl Node {
         let fresh =
             self.ending.zip(self.desk.read_at).is_some_and(|(end, read)| read.monotonic_raw_us >= end.monotonic_raw_us);
         if !fresh && since < self.setup.policy.ttl_ms {
+            self.desk.read_wanted = true;
+            return;
+        }
+        // Handed over a moment ago: the next holder tells a hand-over from an old acceptance by the set that it was left.
+        let activating = self.row.as_ref().is_some_and(|row| row.holder.is_some() && !row.activated);
+        if activating && since < self.setup.policy.ttl_ms {
             self.desk.read_wanted = true;
             return;
         }

@@ -45,6 +45,8 @@ pub struct World {
     pub no_table: BTreeSet<&'static str>,
     /// Writes are applied, answers are lost.
     pub mute_table: bool,
+    /// Whose writes the table does not process, and says so.
+    pub denied: BTreeSet<&'static str>,
     /// One-way cuts of the peer link.
     pub cuts: BTreeSet<(&'static str, &'static str)>,
     pub no_functions: bool,
@@ -103,6 +105,7 @@ impl World {
             policy: Policy::default(),
             no_table: BTreeSet::new(),
             mute_table: false,
+            denied: BTreeSet::new(),
             cuts: BTreeSet::new(),
             no_functions: false,
             told: Vec::new(),
@@ -409,7 +412,10 @@ impl World {
             }
             Effect::Write { ticket, write } => {
                 self.writes += 1;
-                if self.no_table.contains(name) {
+                if self.denied.contains(name) {
+                    let outcome = Outcome::NotApplied { problem: "access denied".into() };
+                    self.push(TABLE_MS, What::Event(name, starts, Event::Written { ticket, outcome }));
+                } else if self.no_table.contains(name) {
                     let outcome = Outcome::Unknown { problem: "time-out".into() };
                     self.push(500, What::Event(name, starts, Event::Written { ticket, outcome }));
                 } else {
