@@ -66,3 +66,19 @@ pub fn eventbridge(shared: &SdkConfig) -> aws_sdk_eventbridge::Client {
         .build();
     aws_sdk_eventbridge::Client::from_conf(config)
 }
+
+/// An error and its causes in one line, without the structures that SDK errors print of themselves.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        // Wrappers often repeat what they wrap.
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,8 +1,8 @@
 //! Events on their way to the bus. Hints: the newest count, so that a full queue lets the oldest go.
 
+use crate::aws::causes;
 use crate::mailbox::Mailbox;
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use lease::events::{Event, SOURCE};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +37,7 @@ pub async fn put_events(
                 let code = entry.error_code()?;
                 Some(format!("{code}: {}", entry.error_message().unwrap_or_default()))
             }),
-            Err(error) => Some(DisplayErrorContext(&error).to_string()),
+            Err(error) => Some(causes(&error)),
         };
         match problem {
             None => counts.put.fetch_add(1, Ordering::Relaxed),

@@ -55,6 +55,8 @@ pub struct Outlets {
     pub bus: Arc<Mailbox<events::Event>>,
     pub heartbeat: Arc<Notify>,
     pub fence: Option<Vec<String>>,
+    /// Where everything that does I/O runs.
+    pub runtime: tokio::runtime::Handle,
 }
 
 /// What the core keeps the rest of the daemon informed by.
@@ -263,8 +265,11 @@ impl Core {
         self.outlets.heartbeat.notify_one();
         // The address needs a moment to go, and the others to be told.
         tokio::time::sleep(Millis(200).into()).await;
-        let error = fence::reboot(self.outlets.fence.as_deref()).await;
-        CoreError::NotFenced { reason, error }
+        let command = self.outlets.fence.take();
+        match self.outlets.runtime.spawn(async move { fence::reboot(command.as_deref()).await }).await {
+            Ok(error) => CoreError::NotFenced { reason, error },
+            Err(error) => CoreError::PartEnded { part: "the fence", problem: format!(": {error}") },
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who this node is: the instance and its boot, the replica on its disk, and the key of its peer link.
 
+use crate::aws::causes;
 use crate::state_dir::{StateDir, StateError};
 use lease::ids::{BootId, Incarnation, InstanceId, NodeId};
 use lease::record::Holder;
@@ -72,7 +73,7 @@ pub async fn instance(imds: &aws_config::imds::Client, state: &StateDir) -> Resu
             }
             Err(error) => format!("{DOCUMENT}: {error}"),
         },
-        Err(error) => aws_smithy_types::error::display::DisplayErrorContext(&error).to_string(),
+        Err(error) => causes(&error),
     };
     match state.read_json::<Instance>(INSTANCE_FILE)? {
         Some(instance) => {

@@ -338,6 +338,7 @@ impl Prepared {
             bus: bus_queue,
             heartbeat: now_please,
             fence: self.config.fence,
+            runtime: tokio::runtime::Handle::current(),
         };
         let told = Told { snapshot, said, lineage, heartbeat_turned_ms: turned };
         let log = Log::new(&base);
