@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Iterable
 
@@ -15,6 +16,28 @@ NETWORK_ACTIONS = {
     "ChangeResourceRecordSets", "CreateTransitGatewayRoute", "ReplaceTransitGatewayRoute", "DeleteTransitGatewayRoute",
     "RegisterTargets", "DeregisterTargets",
 }  # fmt: skip
+
+
+# What a node may warn of, by what is done to it or to its peer; regular expressions on the line after its level. Without a
+# disturbance: nothing.
+_NO_DYNAMODB = [
+    r"^sidecar::heartbeat: heartbeat not written error=\w+ \(dynamodb:\w+\) on table ",
+    r"^sidecar::core: (cannot read the lease row|no answer to a write of the lease row): \w+ \(dynamodb:\w+\) on table ",
+]
+_LEASE_RUNS_OUT = [r"^sidecar::core: authority ends in \d+ ms: frozen "]
+EXPECTED_IN_LOGS: dict[str, list[str]] = {
+    "DynamoDB away": _NO_DYNAMODB,
+    "AWS away": [*_NO_DYNAMODB, r"^sidecar::bus: event not put "],
+    "lease runs out": _LEASE_RUNS_OUT,
+    "stood still": [*_LEASE_RUNS_OUT, *_NO_DYNAMODB],  # the request that was under way when it went on
+    "workload that does not end": [
+        r"^sidecar::resources::script: did not stop in order; killing it ",
+        r"^sidecar::core: rebooting this machine ",
+    ],
+}
+
+LOUD = re.compile(r"\b(WARN|ERROR)\s+(.*)")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -76,3 +99,18 @@ def assert_only_functions_changed_network(audit: Iterable[dict[str, Any]], deplo
 
 def _is_function(caller: dict[str, Any], deployment: str) -> bool:
     return str(caller.get("function", "")).startswith(f"{deployment}-")
+
+
+def assert_quiet_logs(logs: dict[str, str], expected: Iterable[str] = ()) -> list[str]:
+    """Every line at WARN or ERROR in the nodes' logs matches one of `expected` (regular expressions). Returns those lines."""
+    patterns = [re.compile(one) for one in expected]
+    loud, surprises = [], []
+    for node, text in sorted(logs.items()):
+        for line in COLOURS.sub("", text).splitlines():
+            found = LOUD.search(line)
+            if found:
+                loud.append(f"{node}: {found[0]}")
+                if not any(pattern.search(found[2]) for pattern in patterns):
+                    surprises.append(f"{node}: {line}")
+    assert not surprises, f"{len(surprises)} lines at WARN or ERROR that this story does not expect:\n" + "\n".join(surprises[:20])
+    return loud

@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import answers
+from . import answers, timeline
 from .answers import Gap
 from .clients import Clients
 from .cloud import Cloud
 from .cluster import Cluster, Status
-from .judges import Leak, assert_only_functions_changed_network, assert_single_service
+from .judges import EXPECTED_IN_LOGS, Leak, assert_only_functions_changed_network, assert_quiet_logs, assert_single_service
 from .network import Network
 
 HEAL_LIMIT_S = 15  # a cluster that is not whole by itself after this is made anew
@@ -36,7 +36,9 @@ class Scene:
     audit_mark: int = 0
     invocation_mark: int = 0
     history_mark: int = 0
+    log_marks: dict[str, int] = field(default_factory=dict)
     leaks: list[Leak] = field(default_factory=list)
+    expected_logs: list[str] = field(default_factory=list)
 
     def prepare(self) -> "Scene":
         self.calm()
@@ -50,7 +52,8 @@ class Scene:
         self.audit_mark = self.cloud.audit_mark()
         self.invocation_mark = max((one["seq"] for one in self.cloud.invocations()), default=0)
         self.history_mark = len(self.cluster.events())
-        self.leaks = []
+        self.log_marks = {name: len(self.cluster.log(name)) for name in self.network.nodes}
+        self.leaks, self.expected_logs = [], []
         self.mark = time.monotonic()
         return self
 
@@ -59,7 +62,7 @@ class Scene:
         self.cloud.end_fault()
         self.cloud.heal()
         self.cloud.knobs(event_delay_ms=0.0, event_delay_spread_ms=0.0, event_duplicate_probability=0.0, event_drop_probability=0.0,
-                         events_outage=False, lambda_outage=False)  # fmt: skip
+                         events_outage=False, lambda_outage=False, instance_stop_ms=0)  # fmt: skip
         machines = self.cloud.plane("GET")["machines"]
         states = {one["InstanceId"]: one["State"]["Name"]
                   for page in self.cloud.client("ec2").describe_instances()["Reservations"] for one in page["Instances"]}  # fmt: skip
@@ -111,6 +114,12 @@ class Scene:
             time.sleep(0.2)
         return False
 
+    def expect_in_logs(self, *kinds: str, also: tuple[str, ...] = ()) -> None:
+        """What this story does (keys of EXPECTED_IN_LOGS), and patterns of its own."""
+        for kind in kinds:
+            self.expected_logs += EXPECTED_IN_LOGS[kind]
+        self.expected_logs += also
+
     # ---- what happened since the story began
 
     def gap(self, since: float | None = None) -> Gap:
@@ -158,11 +167,21 @@ class Scene:
     def whole_again(self, limit_s: float = 30) -> None:
         assert self._whole(limit_s), f"the cluster did not get whole within {limit_s} s: {self.cluster.status()}, routes {self.cluster.routes()}"
 
+    def logs(self) -> dict[str, str]:
+        """What the nodes' daemons logged since."""
+        return {name: self.cluster.log(name)[mark:] for name, mark in self.log_marks.items()}
+
+    def steps(self) -> dict[str, float]:
+        """When (CLOCK_MONOTONIC) the standby was nominated, accepted, activated, ..."""
+        seen = timeline.read(self.cloud.audit(self.audit_mark), self.clients.client.answers(self.mark), self.mark, self.cluster.name, self.standby)
+        return {step.what: self.mark + step.at for step in seen}
+
     def judge(self) -> None:
-        """At no moment two nodes answered, and only the functions changed the network."""
+        """At no moment two nodes answered, only the functions changed the network, and nobody warned of the unexpected."""
         time.sleep(SETTLE_S)
         assert_single_service(self.clients.pinned_answers(self.mark), self.leaks)
         assert_only_functions_changed_network(self.cloud.audit(self.audit_mark), self.cluster.deployment)
+        assert_quiet_logs(self.logs(), self.expected_logs)
 
 
 def _collect_rules(value: Any, found: list[str]) -> None:

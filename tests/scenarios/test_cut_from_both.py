@@ -12,6 +12,7 @@ from .conftest import TTL_S
 
 
 def test_takeover_while_clients_still_reach_the_old_node(scene):
+    scene.expect_in_logs("AWS away", "lease runs out")
     began = time.monotonic()
     scene.cloud.cut(scene.active, "aws")
     scene.cloud.cut(scene.active, scene.standby)
@@ -27,6 +28,7 @@ def test_takeover_while_clients_still_reach_the_old_node(scene):
 
 
 def test_cut_from_everything(scene):
+    scene.expect_in_logs("AWS away", "lease runs out")
     scene.cloud.cut(scene.active, "*")
     scene.taken_over(limit_s=4 * TTL_S)
     assert scene.gap().seconds < 7

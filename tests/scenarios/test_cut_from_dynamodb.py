@@ -7,6 +7,7 @@ from .conftest import TTL_S
 
 
 def test_no_failover_and_no_failed_request(scene):
+    scene.expect_in_logs("DynamoDB away")
     fault = scene.cloud.fault("refuse", service="dynamodb", caller=scene.network.nodes[scene.active].instance)
     scene.no_takeover(for_s=5 * TTL_S)
     assert scene.failed_requests() == 0
@@ -19,6 +20,7 @@ def test_no_failover_and_no_failed_request(scene):
 
 def test_cut_from_the_whole_of_aws_by_the_network(scene):
     """The same where packets vanish instead of connections being refused."""
+    scene.expect_in_logs("AWS away")
     scene.cloud.cut(scene.active, "aws")
     scene.no_takeover(for_s=5 * TTL_S)
     scene.cloud.heal()
