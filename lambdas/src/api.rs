@@ -47,7 +47,8 @@
 //! {"error":{"code":"refused","rule":"R410","message":"holder a is alive and well: it renews its lease",
 //!           "what_to_do":"use {\"action\":\"switchover\"}, which loses nothing"}}
 //! ```
-//! `code`: `bad_request`, `malformed_event`, `unknown_cluster`, `refused`, `unavailable` (AWS gave no answer; ask again).
+//! `code`: `bad_request`, `malformed_event`, `unknown_cluster`, `refused`, `unavailable` (AWS gave no answer; ask again),
+//! `unusable` (a row, a configuration or a right must be put right first; the message names it).
 
 use lease::fields::{Fields, number, parsed, text};
 use lease::ids::{ClusterId, NodeId};
@@ -164,6 +165,14 @@ impl ApiError {
                 format!("name one of: {}; or add it to cluster.toml and deploy", known.join(", "))
             },
         }
+    }
+
+    /// What AWS answered cannot be used until a person has put something right: a row or a configuration that cannot be
+    /// read, a right that is missing.
+    #[must_use]
+    pub fn unusable(message: String) -> Self {
+        let what_to_do = "put right what the message names, then ask again".into();
+        Self { code: "unusable", message, what_to_do }
     }
 
     #[must_use]

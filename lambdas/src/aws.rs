@@ -234,7 +234,7 @@ impl Cloud for Aws {
 }
 
 fn of_table(error: TableError) -> CloudError {
-    CloudError::Table(error.to_string())
+    CloudError::Table { message: error.to_string(), passing: error.is_passing() }
 }
 
 /// `2026-01-31T23:59:59Z` or with any fraction, as `...:59.123Z`: history items sort by it as text.

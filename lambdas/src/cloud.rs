@@ -17,9 +17,9 @@ use std::future::Future;
 /// Why a call has no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloudError {
-    /// The table's own words name the operation and what to do.
-    #[error("{0}")]
-    Table(String),
+    /// The table's own words name the operation and what to do. `passing`: trying again, soon, may help.
+    #[error("{message}")]
+    Table { message: String, passing: bool },
     #[error("{call}: refused by AWS ({code}): {message}")]
     Refused { call: &'static str, code: String, message: String },
     #[error("{call}: AWS is throttling ({code})")]
@@ -33,14 +33,14 @@ impl CloudError {
     /// Trying again, soon, may help.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Throttled { .. } | Self::Unanswered { .. })
+        matches!(self, Self::Throttled { .. } | Self::Unanswered { .. } | Self::Table { passing: true, .. })
     }
 
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Refused { code, .. } | Self::Throttled { code, .. } => Some(code),
-            Self::Table(_) | Self::Unanswered { .. } => None,
+            Self::Table { .. } | Self::Unanswered { .. } => None,
         }
     }
 }

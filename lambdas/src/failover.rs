@@ -143,16 +143,33 @@ pub async fn run_without(
                 return Ok(Answer { what_to_do: Some(what_to_do), ..Answer::of(cluster, &decision, Ending::Blocked) });
             }
             Action::Stop(instance) => {
+                // Deciding took seconds: whoever holds the lease now is not stopped for what its predecessor did.
+                let found = cloud.row(cluster).await?;
+                let term = |row: &Option<Row>| row.as_ref().map(|row| (row.epoch, row.beat, row.holder.clone()));
+                if term(&found) != term(&seen.row) {
+                    seen.row = found;
+                    seen.row_moves = None;
+                    seen.heartbeats = None;
+                    seen.instances = None;
+                    continue;
+                }
                 if let Some(refused) = stop(cloud, cluster, &decision, &instance, &story).await {
                     return Ok(refused);
                 }
                 seen.instances = None;
                 cloud.sleep(STOP_PACE).await;
-                seen.row = cloud.row(cluster).await?;
+                let found = cloud.row(cluster).await?;
+                if term(&found) != term(&seen.row) {
+                    seen.row_moves = None;
+                }
+                seen.row = found;
             }
             Action::Found(founding) => {
                 let write = founding.clone().write(mark(cloud));
                 if let Some(row) = apply(cloud, &mut seen, &write).await? {
+                    let detail =
+                        json!({ "nominee": founding.nominee.node, "epoch": row.epoch, "lineage": row.lineage });
+                    record(cloud, cluster, "Founded", detail, Some(decision_record(&decision, &seen))).await;
                     let ended =
                         drive::nomination(cloud, &seen, &decision, &row, &founding.nominee, deadline, &story).await?;
                     if let Some(answer) = drive::go_on(&mut seen, &decision, ended, &mut last) {
@@ -176,7 +193,7 @@ pub async fn run_without(
                 let detail =
                     json!({ "to": intent.to, "rule": intent.rule, "reason": intent.reason, "epoch": row.epoch });
                 record(cloud, cluster, "Move Requested", detail, Some(decision_record(&decision, &seen))).await;
-                return Ok(drive::intent(cloud, &seen, &decision, &row, &intent, deadline, &story).await?);
+                return drive::intent(cloud, &seen, &decision, &row, &intent, deadline, &story).await;
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::cloud::{Cloud, CloudError, mark};
 use crate::decide::{Hint, Marks, Missing, Observation, Sighting};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use lease::config::ClusterConfig;
 use lease::ids::{ClusterId, InstanceId, Lineage, NodeId};
 use lease::record::Row;
@@ -82,16 +82,32 @@ pub async fn look(cloud: &impl Cloud, seen: &mut Observation, missing: &[Missing
     Ok(())
 }
 
-/// Every node's heartbeat, read at once.
+/// Every node's heartbeat, read at once. One that cannot be read (written by a newer release, or malformed) is as good as
+/// none: it must not keep the others from being considered.
 ///
 /// # Errors
-/// [`CloudError`] of the first read that failed.
+/// [`CloudError`] where none could be read.
 pub async fn heartbeats(cloud: &impl Cloud, config: &ClusterConfig) -> Result<BTreeMap<NodeId, Sighting>, CloudError> {
-    let reads = config.nodes.iter().map(|member| async {
-        Ok::<_, CloudError>((member.name.clone(), cloud.heartbeat(&config.cluster, &member.name).await?))
-    });
-    let found = try_join_all(reads).await?;
-    Ok(found.into_iter().filter_map(|(node, sighting)| Some((node, sighting?))).collect())
+    let reads = config.nodes.iter().map(|member| cloud.heartbeat(&config.cluster, &member.name));
+    let mut found = BTreeMap::new();
+    let mut failed = None;
+    let mut answered = false;
+    for (member, read) in config.nodes.iter().zip(join_all(reads).await) {
+        match read {
+            Ok(sighting) => {
+                answered = true;
+                found.extend(sighting.map(|sighting| (member.name.clone(), sighting)));
+            }
+            Err(error) => {
+                tracing::warn!(cluster = %config.cluster, node = %member.name, %error, "its heartbeat cannot be read");
+                failed = Some(error);
+            }
+        }
+    }
+    match failed {
+        Some(error) if !answered => Err(error),
+        _ => Ok(found),
+    }
 }
 
 async fn movement(
@@ -108,7 +124,10 @@ async fn movement(
     loop {
         cloud.sleep(PACE).await;
         for node in still.clone() {
-            let Some(found) = cloud.heartbeat(&seen.config.cluster, &node).await? else { continue };
+            let read = cloud.heartbeat(&seen.config.cluster, &node).await.inspect_err(|error| {
+                tracing::warn!(cluster = %seen.config.cluster, %node, %error, "its heartbeat cannot be read");
+            });
+            let Ok(Some(found)) = read else { continue };
             if found.seq > before[&node] {
                 heartbeats.insert(node.clone(), Sighting { advanced: Some(true), ..found });
                 still.remove(&node);

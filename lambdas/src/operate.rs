@@ -42,9 +42,11 @@ async fn act(
     };
     match waking {
         Waking::Ignored { what } => Ok(json!({ "outcome": "nothing", "reason": format!("{what} asks for nothing") })),
-        Waking::Hint { cluster, hint } => said(&cluster, run(cloud, &cluster, hint, deadline).await),
+        Waking::Hint { cluster, hint } => {
+            said(&cluster, patiently(cloud, deadline, || run(cloud, &cluster, hint.clone(), deadline)).await)
+        }
         Waking::Accepted { cluster, rule, holder, epoch } => {
-            said(&cluster, follow(cloud, &cluster, rule, &holder, epoch, deadline).await)
+            said(&cluster, patiently(cloud, deadline, || follow(cloud, &cluster, rule, &holder, epoch, deadline)).await)
         }
         Waking::Instance { instance, hint } => {
             let owners = owners(cloud, clusters, &instance).await?;
@@ -53,13 +55,33 @@ async fn act(
                 return Ok(json!({ "outcome": "nothing", "reason": reason }));
             }
             let runs = owners.iter().map(|cluster| async {
-                let ran = run(cloud, cluster, hint.clone(), deadline).await;
+                let ran = patiently(cloud, deadline, || run(cloud, cluster, hint.clone(), deadline)).await;
                 said(cluster, ran).unwrap_or_else(|error| error.to_json())
             });
             let mut answers = join_all(runs).await;
             Ok(if answers.len() == 1 { answers.remove(0) } else { json!({ "clusters": answers }) })
         }
         Waking::Request(request) => by_hand(cloud, clusters, request, deadline).await,
+    }
+}
+
+/// Begins a run again while AWS cannot be read and time is left: nobody else will take this hint up. Whatever a run did
+/// before it failed, the next one finds in the row.
+async fn patiently<F: Future<Output = Result<Answer, Trouble>>>(
+    cloud: &impl Cloud,
+    deadline: Deadline,
+    run: impl Fn() -> F,
+) -> Result<Answer, Trouble> {
+    const PAUSE: Millis = Millis(1_000);
+    const LAST_TRY: Millis = Millis(5_000);
+    loop {
+        match run().await {
+            Err(Trouble::Cloud(error)) if deadline.left(cloud) > LAST_TRY => {
+                tracing::warn!(%error, "beginning again");
+                cloud.sleep(PAUSE).await;
+            }
+            ended => return ended,
+        }
     }
 }
 
@@ -153,7 +175,8 @@ fn of_request(answer: &Answer) -> Value {
 fn trouble(error: Trouble, cluster: &ClusterId, clusters: &[ClusterId]) -> ApiError {
     match error {
         Trouble::NoCluster(_) => ApiError::unknown_cluster(cluster, clusters),
-        Trouble::Cloud(error) => ApiError::unavailable(error.to_string()),
+        Trouble::Cloud(error) if error.is_passing() => ApiError::unavailable(error.to_string()),
+        Trouble::Cloud(error) => ApiError::unusable(error.to_string()),
     }
 }
 
@@ -185,7 +208,8 @@ async fn change(cloud: &impl Cloud, cluster: &ClusterId, change: &Change) -> Res
             }
         };
     }
-    Err(Trouble::Cloud(CloudError::Table(format!("the row kept moving, or did not answer: {last}"))))
+    let message = format!("the row kept moving, or did not answer: {last}");
+    Err(Trouble::Cloud(CloudError::Table { message, passing: true }))
 }
 
 async fn paused(cloud: &impl Cloud, cluster: &ClusterId, row: Result<Row, String>, pause: bool, reason: &str) -> Value {

@@ -91,6 +91,9 @@ pub(crate) fn hearing(linked: bool) -> Hearing {
     Hearing { linked, silent_ms: Millis(100), promise_left_ms: Millis(2_000) }
 }
 
+/// Something that happens to the row.
+type Hook = Box<dyn FnMut(&mut Row) + Send>;
+
 /// What the world is, and what its nodes do.
 pub(crate) struct State {
     pub now: Millis,
@@ -118,10 +121,12 @@ pub(crate) struct State {
     /// Outcomes of the next writes: `true` where the write is applied but its answer lost.
     pub lost_answers: VecDeque<bool>,
     pub reads: usize,
+    /// Nodes whose heartbeat item a newer release has written.
+    pub unreadable: BTreeSet<NodeId>,
     /// The holder renews before every read of the row, however close they are.
     pub renews_before_reads: bool,
     /// Called before each EC2 write is applied.
-    pub before_write: Option<Box<dyn FnMut(&mut Row) + Send>>,
+    pub before_write: Option<Hook>,
     nominated_at: Option<(Nonce, Millis)>,
     intended_at: Option<Millis>,
     beaten_at: Millis,
@@ -194,6 +199,7 @@ impl Fake {
             faults: VecDeque::new(),
             lost_answers: VecDeque::new(),
             reads: 0,
+            unreadable: BTreeSet::new(),
             renews_before_reads: false,
             before_write: None,
             nominated_at: None,
@@ -350,6 +356,9 @@ impl Cloud for Fake {
 
     async fn heartbeat(&self, _: &ClusterId, name: &NodeId) -> Result<Option<Sighting>, CloudError> {
         let state = self.look();
+        if state.unreadable.contains(name) {
+            return Err(CloudError::Table { message: format!("heartbeat of {name}: version 9"), passing: false });
+        }
         let moving = state.alive.contains(name) && !state.cut_off.contains(name);
         let seq = if moving { 10 + state.now.0 / 2_000 } else { 10 };
         Ok(state.heartbeats.get(name).map(|heartbeat| Sighting { seq, heartbeat: heartbeat.clone(), advanced: None }))

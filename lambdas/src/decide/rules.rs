@@ -148,13 +148,10 @@ pub(super) fn gone(seen: &Observation, row: &Row, holder: &Holder, told: &str) -
         };
     };
     let (all, notes) = standbys(seen, row);
-    if let Some(nominee) = row.live_nominee().filter(|nominee| nominee.proof.is_some()) {
-        if !seen.gave_up_on.contains(&nominee.node) {
-            return Decision {
-                notes,
-                ..nothing(Rule::R120, format!("{} is nominated with this proof already", nominee.node))
-            };
-        }
+    let stands = |nominee: &&Nominee| nominee.proof.is_some() && !seen.gave_up_on.contains(&nominee.node);
+    if let Some(nominee) = row.live_nominee().filter(stands) {
+        let reason = format!("{} is nominated with this proof already", nominee.node);
+        return Decision { notes, ..nothing(Rule::R120, reason) };
     }
     let fit = fit(&all, seen);
     match fit.first() {

@@ -33,7 +33,7 @@ pub(super) enum Driven {
     /// It did not accept in its time; somebody else may.
     NotAccepted {
         nominee: NodeId,
-        row: Option<Row>,
+        row: Option<Box<Row>>,
     },
 }
 
@@ -49,7 +49,8 @@ pub(super) fn go_on(
         Driven::NotAccepted { nominee, row } => {
             *last = Some(Answer::of(&seen.config.cluster, decision, Ending::OutOfTime));
             seen.gave_up_on.insert(nominee);
-            seen.row = row;
+            // Without a later look the next write is refused, and shows the row.
+            seen.row = row.map(|row| *row).or(seen.row.take());
             seen.heartbeats = None;
             None
         }
@@ -62,6 +63,8 @@ enum Waited {
     Taken(Row),
     /// The holder moved the beat: it is alive.
     Renewed,
+    /// The holder's daemon took a new epoch: it is alive, and what was asked of the old epoch is void.
+    Restarted(Row),
     /// An intent disappeared without the epoch having moved.
     Dropped(Row),
     TimedOut(Option<Row>),
@@ -89,7 +92,7 @@ pub(super) async fn nomination(
             let answer = complete(cloud, seen, decision, row, &taken, topology, deadline, story).await;
             Ok(Driven::Answered(Box::new(answer)))
         }
-        Waited::Renewed => {
+        Waited::Renewed | Waited::Restarted(_) => {
             let reason = format!("{} renewed its lease; the nomination of {} is void", holder_name(row), nominee.node);
             let detail = json!({ "nominee": nominee.node, "epoch": row.epoch, "reason": reason });
             record(cloud, &config.cluster, "Nomination Void", detail, None).await;
@@ -104,9 +107,9 @@ pub(super) async fn nomination(
             story.step(cloud, format!("{} did not accept within {limit}", nominee.node));
             let detail = json!({ "nominee": nominee.node, "epoch": row.epoch, "within_ms": limit });
             record(cloud, &config.cluster, "Nomination Not Accepted", detail, None).await;
-            Ok(Driven::NotAccepted { nominee: nominee.node.clone(), row: found })
+            Ok(Driven::NotAccepted { nominee: nominee.node.clone(), row: found.map(Box::new) })
         }
-        Waited::Dropped(found) => Ok(Driven::NotAccepted { nominee: nominee.node.clone(), row: Some(found) }),
+        Waited::Dropped(found) => Ok(Driven::NotAccepted { nominee: nominee.node.clone(), row: Some(Box::new(found)) }),
     }
 }
 
@@ -132,6 +135,7 @@ pub(super) async fn intent(
             return Ok(complete(cloud, seen, decision, row, &taken, topology, deadline, story).await);
         }
         Waited::Dropped(found) => (format!("{} gave the request up", holder_name(row)), Some(found)),
+        Waited::Restarted(found) => (format!("{} restarted and forgot the request", holder_name(row)), Some(found)),
         Waited::Renewed | Waited::TimedOut(None) => (format!("the request was not taken within {limit}"), None),
         Waited::TimedOut(Some(found)) => {
             clear(cloud, &found, intent).await;
@@ -203,7 +207,9 @@ async fn wait(
         match cloud.row(&from.cluster).await {
             Ok(Some(found)) => {
                 if found.epoch > from.epoch && found.holder.is_some() {
-                    return Waited::Taken(found);
+                    // A new epoch of the same node is a restart of its daemon, not a move.
+                    let node = |row: &Row| row.holder.as_ref().map(|holder| holder.node.clone());
+                    return if node(&found) == node(from) { Waited::Restarted(found) } else { Waited::Taken(found) };
                 }
                 if let Some(end) = judge(&found) {
                     return end;

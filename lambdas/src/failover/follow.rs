@@ -12,6 +12,10 @@ use crate::report::{Moved, Story, is_completed};
 use crate::routing::plan;
 use lease::ids::{ClusterId, Epoch, NodeId};
 use lease::rules::Rule;
+use lease::time::Millis;
+
+/// What a living driver needs between the acceptance and its last route, with room to spare.
+const DRIVERS_TIME: Millis = Millis(1_000);
 
 /// Makes the network match the row after a node said that it accepted `epoch` by `rule`. Where it matches already, or
 /// the row has moved on, nothing is done: a function that drives this very move tells of it itself.
@@ -34,6 +38,11 @@ pub async fn follow(
         let told = decision(Rule::R110, format!("epoch {epoch} is over"));
         return Ok(Answer::of(cluster, &told, Ending::Nothing));
     };
+    // Another run may be driving this move: it is given a second, so that the same routes are not written twice.
+    let driven = is_driven(cloud, cluster, row.epoch).await;
+    if driven {
+        cloud.sleep(DRIVERS_TIME).await;
+    }
     let topology = discover(cloud, &config, View::Failover).await?;
     let drift = row
         .holder
@@ -47,8 +56,7 @@ pub async fn follow(
     let reason = format!("{holder} accepted epoch {epoch}; the network follows");
     story.step(cloud, reason.clone());
     let told = decision(rule, reason.clone());
-    // Another run may be driving this move. Both make the same changes; only one of them tells: the driver, if it lives.
-    let driven = is_driven(cloud, cluster, row.epoch).await;
+    // Both would make the same changes; only one tells: the driver, if it lives.
     let moved = Moved { rule, reason, from: None, to: holder.clone(), epoch };
     if !driven {
         let (network, timeline) = settle(cloud, &config, Some(topology), moved, deadline, &story).await?;
@@ -74,7 +82,7 @@ pub async fn follow(
 async fn is_driven(cloud: &impl Cloud, cluster: &ClusterId, epoch: Epoch) -> bool {
     let Ok(history) = cloud.history(cluster, 12).await else { return false };
     history.iter().any(|(_, _, item)| {
-        let began = item["kind"] == "Failover Nominated" || item["kind"] == "Move Requested";
+        let began = ["Failover Nominated", "Move Requested", "Founded"].iter().any(|kind| item["kind"] == *kind);
         began && item["detail"]["epoch"].as_u64().is_some_and(|from| from + 1 == epoch.0)
     })
 }

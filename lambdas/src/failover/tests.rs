@@ -439,3 +439,33 @@ async fn an_instance_that_no_cluster_names_is_nobodys_business() {
     let answer = asked(&cloud, event).await;
     assert_eq!(answer["outcome"], "nothing", "{answer}");
 }
+
+#[tokio::test]
+async fn a_heartbeat_that_cannot_be_read_does_not_keep_the_others_from_taking_over() {
+    let cloud = Fake::of(&["a", "b", "c"]);
+    cloud.kill("a");
+    cloud.state().unreadable.extend([node("a"), node("c")]);
+    assert_eq!(run_on(&cloud, suspected(false)).await.outcome, Ending::Completed);
+    assert_eq!(holder_of(&cloud), (node("b"), 8));
+}
+
+#[tokio::test]
+async fn what_a_person_must_put_right_is_told_so() {
+    let cloud = Fake::pair();
+    cloud.state().unreadable.extend([node("a"), node("b")]);
+    let answer = asked(&cloud, json!({ "action": "status", "cluster": "web" })).await;
+    assert_eq!(answer["error"]["code"], "unusable", "{answer}");
+}
+
+#[tokio::test]
+async fn a_living_driver_is_not_helped() {
+    let cloud = Fake::pair();
+    cloud.kill("a");
+    assert_eq!(run_on(&cloud, suspected(false)).await.outcome, Ending::Completed);
+    let calls = cloud.state().calls.len();
+    let accepted = json!({ "source": "leasehold", "detail-type": "Failover Accepted", "detail": {
+        "v": 1, "cluster": "web", "rule": "R210", "holder": "b", "epoch": 8 } });
+    assert_eq!(asked(&cloud, accepted).await["outcome"], "nothing");
+    assert_eq!(cloud.kinds(), ["Failover Nominated", "Failover Completed"]);
+    assert_eq!(cloud.state().calls.len(), calls);
+}
