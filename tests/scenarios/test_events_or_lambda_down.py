@@ -11,6 +11,8 @@ from .conftest import TTL_S
 
 @pytest.mark.parametrize("outage", ["events_outage", "lambda_outage"])
 def test_takes_over_when_they_return(scene, outage):
+    if outage == "events_outage":
+        scene.expect_in_logs(also=(r"^sidecar::bus: event not put .*events_outage",))
     scene.cloud.knobs(**{outage: True})
     time.sleep(2 * TTL_S)
     assert scene.failed_requests() == 0, "the service noticed an outage of the control plane"
