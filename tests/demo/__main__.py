@@ -144,8 +144,7 @@ def tell(screen: Screen, scene: Scene, story: Story, number: int) -> dict[str, o
     scene.prepare()
     screen.live(client_line(screen, scene, story.title))
     problems: list[str] = []
-    began = time.monotonic()
-    story.act(scene)
+    began = story.act(scene)
     scene.taken_over(limit_s=30)
     scene.cluster.wait_until("all routes moved", lambda _: set(scene.cluster.routes().values()) == {scene.standby}, limit_s=30)
     time.sleep(SETTLE_S)
@@ -157,13 +156,15 @@ def tell(screen: Screen, scene: Scene, story: Story, number: int) -> dict[str, o
     if not good:
         problems.append(f"{story.title}: longest gap {gap.seconds:.1f} s, promised {goal:.0f} s")
     title = f"{number}  {story.title}"
-    verdict = f"longest gap {gap.seconds:.1f} s"
+    rule = timeline.rule(scene.cloud.audit(scene.audit_mark), began, scene.cluster.name, scene.standby)
+    # No rule chose where the holder, asked to end, handed over by itself.
+    verdict = f"{rule or 'handed over'}   longest gap {gap.seconds:.1f} s"
     screen.live(None)
     screen.line(f"  {screen.colour(f'{title:<{screen.width - len(verdict) - 3}}', BOLD)} {screen.colour(verdict, GREEN if good else RED)}")
     cells = [f"{0:.2f} {scene.active} was active"] + [f"{step.at:.2f} {step.detail}" for step in steps]
     for text in columns(cells, screen.width, 5):
         screen.line(screen.colour(text, DIM))
-    return {"story": story.key, "from": scene.active, "to": scene.standby, "longest_gap_s": round(gap.seconds, 3), "failed": answers.failed(seen),
+    return {"story": story.key, "from": scene.active, "to": scene.standby, "rule": rule, "longest_gap_s": round(gap.seconds, 3), "failed": answers.failed(seen),
             "steps": {step.what: round(step.at, 3) for step in steps}, "problems": problems}  # fmt: skip
 
 

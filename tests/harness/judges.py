@@ -36,7 +36,7 @@ EXPECTED_IN_LOGS: dict[str, list[str]] = {
     ],
 }
 
-LOUD = re.compile(r"\b(WARN|ERROR)\s+(.*)")
+LOUD = re.compile(r"^\S+\s+(WARN|ERROR)\s+(.*)")  # after the time
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -26,7 +26,7 @@ def monotonic(wall: float) -> float:
 def read(audit: Iterable[dict[str, Any]], client: Iterable[Answer], began: float, cluster: str, node: str) -> list[Step]:
     """The steps by which `node` took over from `began` (CLOCK_MONOTONIC) on; those that did not happen are left out."""
     steps: dict[str, Step] = {}
-    routes = 0
+    moved: set[str] = set()
     for entry in audit:
         at = monotonic(entry["time"]) - began
         if at < 0 or not entry["applied"] or entry["error"]:
@@ -42,18 +42,33 @@ def read(audit: Iterable[dict[str, Any]], client: Iterable[Answer], began: float
             if isinstance(nominee, dict) and nominee.get("node") == node:
                 steps.setdefault("nominated", Step("nominated", at, f"{node} by {nominee.get('rule', '?')} ({nominee.get('reason', '')})"))
             if isinstance(written.get("intent"), dict):
-                steps.setdefault("detected", Step("detected", at, f"asked to move to {written['intent'].get('to')}"))
+                steps.setdefault("detected", Step("detected", at, f"{written['intent'].get('rule', '?')} asks to move to {written['intent'].get('to')}"))
             if isinstance(holder, dict) and holder.get("node") == node:
                 steps.setdefault("accepted", Step("accepted", at, f"{node} holds epoch {written.get('epoch')}"))
             if written.get("activated") is True and "accepted" in steps:
                 steps.setdefault("activated", Step("activated", at, f"{node} is active"))
         elif entry["action"] in ("ReplaceRoute", "CreateRoute"):
-            routes += 1
-            steps["routes moved"] = Step("routes moved", at, f"{routes} route tables to {node}")
+            # A table that a second run writes again was there already.
+            if params.get("RouteTableId") not in moved:
+                moved.add(params.get("RouteTableId", "?"))
+                steps["routes moved"] = Step("routes moved", at, f"{len(moved)} route tables to {node}")
     answered = first_answer(client, node, began)
     if answered is not None:
         steps["first answer"] = Step("first answer", answered - began, f"{node} answers the client")
     return sorted(steps.values(), key=lambda step: step.at)
+
+
+def rule(audit: Iterable[dict[str, Any]], began: float, cluster: str, node: str) -> str | None:
+    """The number of the last rule since `began` that chose `node`: by a nomination, or by asking the holder to move there."""
+    found = None
+    for entry in audit:
+        if entry["applied"] and monotonic(entry["time"]) >= began and entry["params"].get("key") == {"cluster": cluster, "item": "lease"}:
+            written = entry["params"].get("written", {})
+            for choice, who in (("nominee", "node"), ("intent", "to")):
+                chosen = written.get(choice)
+                if isinstance(chosen, dict) and chosen.get(who) == node and chosen.get("rule"):
+                    found = str(chosen["rule"])
+    return found
 
 
 def _who(entry: dict[str, Any]) -> str:
