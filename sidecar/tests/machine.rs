@@ -395,3 +395,19 @@ fn an_epoch_handed_over_under_other_timers_is_renewed_under_ones_own() {
     assert!(world.longest_gap(since) < 500, "{} ms", world.longest_gap(since));
     assert_eq!(world.in_sync(), 2, "nothing was written in between, so the set is kept");
 }
+
+#[test]
+fn a_standby_that_restarts_quickly_is_in_sync_again() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.shut_down("b");
+    world.run_until(3_000, |world| world.hosts["b"].node.is_none());
+    world.run(300);
+    world.boot("b");
+    world.run(5_000);
+    assert_eq!((world.in_sync(), world.longest_gap(since)), (2, 0), "{}", world.notes.join("\n"));
+    world.intend("b");
+    world.run_until(2_000, |world| world.serving_now() == Some("b"));
+    let wrong = |note: &String| note.contains("b standby -> activating") && note.contains("R120");
+    assert!(!world.notes.iter().any(wrong), "a move is no restart: {}", world.notes.join("\n"));
+}

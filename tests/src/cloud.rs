@@ -76,7 +76,8 @@ impl LocalCloud {
         };
         let cloud = Self { child, port };
         // The first request of a service loads it, which takes longer than any time limit under test.
-        for (service, target) in [("dynamodb", "DynamoDB_20120810.ListTables"), ("events", "AWSEvents.ListEventBuses")] {
+        for (service, target) in [("dynamodb", "DynamoDB_20120810.ListTables"), ("events", "AWSEvents.ListEventBuses")]
+        {
             let answer = cloud.call(&Keys::operator(), service, target, &Value::Object(serde_json::Map::new()))?;
             ensure!(answer.status == 200, "{target}: {}", answer.body);
         }

@@ -87,7 +87,11 @@ impl Links {
         link.sent.drain(..=at);
         let known =
             link.peer.as_ref().is_some_and(|peer| peer.incarnation == from.incarnation && peer.boot == from.boot);
-        if !known || link.last_pong.is_none_or(|last| now.longest_since(last) > lost_after) {
+        // `None` as well: the connection was lost and is back, whoever named itself on it first.
+        if !known
+            || link.answering_since.is_none()
+            || link.last_pong.is_none_or(|last| now.longest_since(last) > lost_after)
+        {
             link.answering_since = Some(now);
         }
         link.peer = Some(from.clone());

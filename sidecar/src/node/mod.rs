@@ -210,7 +210,10 @@ impl Node {
             return;
         }
         match change {
-            Change::Accept { .. } | Change::Restart { .. } => self.take_over(row, Some(sent), now),
+            Change::Accept { .. } | Change::Restart { .. } => {
+                let before = self.row.clone();
+                self.take_over(row, before.as_ref(), Some(sent), now);
+            }
             Change::HandOver { to, .. } => {
                 self.remember(row, now);
                 self.become_standby(format!("handed over to {}", to.node));
@@ -257,6 +260,7 @@ impl Node {
         }
         self.barred = false;
         let starting = self.role == Role::Starting;
+        let before = self.row.clone();
         self.remember(row, now);
         let row = self.row.as_ref().expect("it was just remembered");
         let (epoch, mine) = (row.epoch, row.is_held_by(&self.setup.me));
@@ -282,7 +286,7 @@ impl Node {
         if !starting && self.role == Role::Standby && mine_since && handed_over {
             // No earlier process can have held an epoch that began while this one watched.
             let row = self.row.clone().expect("it was just remembered");
-            self.take_over(row, None, now);
+            self.take_over(row, before.as_ref(), None, now);
         }
     }
 
@@ -369,9 +373,9 @@ impl Node {
     }
 
     /// This node holds `row`'s epoch. `sent`: when its own write that took it was sent; `None`: it was handed over.
-    fn take_over(&mut self, row: Row, sent: Option<Moment>, now: Moment) {
+    fn take_over(&mut self, row: Row, before: Option<&Row>, sent: Option<Moment>, now: Moment) {
         let from = self.role_name();
-        let rule = self.rule_of_taking(&row);
+        let rule = self.rule_of_taking(before, &row);
         let others = row.in_sync.iter().filter(|member| **member != self.setup.me.incarnation).cloned();
         let mut tenure = Tenure::new(row.epoch, rule, others.clone(), now);
         if let Some(sent) = sent {
@@ -389,8 +393,7 @@ impl Node {
         self.out.push(Effect::Heartbeat);
     }
 
-    fn rule_of_taking(&self, row: &Row) -> Rule {
-        let before = self.row.as_ref();
+    fn rule_of_taking(&self, before: Option<&Row>, row: &Row) -> Rule {
         let by_me = self.past.is_some() && before.is_some_and(|before| before.is_held_by(&self.setup.me));
         if by_me && row.is_held_by(&self.setup.me) {
             return Rule::R120;

@@ -193,6 +193,14 @@ impl World {
         let host = self.hosts.get_mut(name).expect("a known node");
         host.node = None;
         host.starts += 1;
+        // The kernel closes its connections, and the peers see it at once.
+        let peers: Vec<_> =
+            self.hosts.iter().filter(|(peer, _)| **peer != name).map(|(peer, host)| (*peer, host.starts)).collect();
+        for (peer, starts) in peers {
+            if !self.cuts.contains(&(name, peer)) {
+                self.push(LINK_MS, What::Event(peer, starts, Event::LinkLost { node: node(name) }));
+            }
+        }
     }
 
     /// The whole machine is gone.
