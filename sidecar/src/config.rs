@@ -2,7 +2,7 @@
 //! cluster's configuration item instead, so that no two nodes can disagree about it.
 
 use crate::resources::{Check, Resource};
-use lease::fields::{Fields, Problem, Problems, millis, number, parsed, text, texts};
+use lease::fields::{Fields, Problems, millis, number, parsed, text, texts};
 use lease::ids::{ClusterId, NodeId};
 use lease::time::Millis;
 use serde_json::Value;
@@ -203,12 +203,6 @@ fn command(value: &Value) -> Result<Vec<String>, String> {
         Some(program) if !program.starts_with('/') => Err("the command's first word must be an absolute path".into()),
         Some(_) => Ok(words),
     }
-}
-
-/// For callers that find a mistake only when they use the value.
-#[must_use]
-pub fn problem(key: &str, found: impl Into<String>, allowed: impl Into<String>) -> Problem {
-    Problem { key: key.into(), found: Some(found.into()), allowed: allowed.into() }
 }
 
 #[cfg(test)]
