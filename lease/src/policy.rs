@@ -174,10 +174,10 @@ impl Policy {
             format!("at least three pings ({})", 3 * self.ping_ms.0),
         );
         must(
-            self.freeze_margin_ms.0 >= 50 && self.freeze_margin_ms.0 * 4 <= self.ttl_ms.0,
+            self.freeze_margin_ms.0 >= 100 && self.freeze_margin_ms.0 * 4 <= self.ttl_ms.0,
             "freeze_margin_ms",
             ms(self.freeze_margin_ms),
-            format!("use 50 to a quarter of ttl_ms ({})", self.ttl_ms.0 / 4),
+            format!("use 100 to a quarter of ttl_ms ({})", self.ttl_ms.0 / 4),
         );
         // A renewal late by one beat must not freeze service.
         must(

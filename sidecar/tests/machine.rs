@@ -309,9 +309,11 @@ fn a_failed_resource_moves_to_the_standby_and_without_one_restarts_here() {
 #[test]
 fn clocks_that_drift_as_far_as_allowed_never_let_two_serve() {
     for (slow, fast) in [("a", "b"), ("b", "a")] {
-        let mut world = World::serving(&["a", "b"]);
+        // From the first moment on: a rate that changes later would be a jump.
+        let mut world = World::of(&["a", "b"]);
         world.hosts.get_mut(slow).expect("a node").clock_percent = 91;
         world.hosts.get_mut(fast).expect("a node").clock_percent = 109;
+        world.run_until(20_000, |world| world.in_sync() == 2 && world.serving_now().is_some());
         for _ in 0..3 {
             world.cut("a", "b");
             world.no_table.insert("a");
@@ -410,4 +412,19 @@ fn a_standby_that_restarts_quickly_is_in_sync_again() {
     world.run_until(2_000, |world| world.serving_now() == Some("b"));
     let wrong = |note: &String| note.contains("b standby -> activating") && note.contains("R120");
     assert!(!world.notes.iter().any(wrong), "a move is no restart: {}", world.notes.join("\n"));
+}
+
+#[test]
+fn a_standby_that_restarts_during_a_table_outage_interrupts_nothing() {
+    let mut world = World::serving(&["a", "b"]);
+    let since = world.now;
+    world.no_table.extend(["a", "b"]);
+    world.run(10_000);
+    world.kill_daemon("b");
+    world.run(500);
+    world.boot("b");
+    world.run(20_000);
+    world.no_table.clear();
+    world.run(10_000);
+    assert_eq!((world.serving_now(), world.epoch(), world.longest_gap(since)), (Some("a"), 1, 0));
 }

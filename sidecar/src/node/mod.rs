@@ -36,7 +36,7 @@ use links::Links;
 use tenure::{Phase, Tenure, Workload};
 
 /// The machine must see a `Tick` at least this often: half the smallest margin that it acts within.
-pub const TICK: Millis = Millis(25);
+pub const TICK: Millis = Millis(50);
 /// Pause between two tries of a write or read that got no answer.
 const RETRY: Millis = Millis(250);
 /// A hint that matters is repeated this often: events may be lost, and nothing else is.

@@ -118,7 +118,8 @@ impl Node {
             row.epoch != ping.epoch || row.holder.as_ref().is_some_and(|holder| holder.node == from.node)
         });
         // Once an acceptance is on its way, a promise not to accept would be a lie.
-        let free = matches!(self.role, Role::Standby | Role::Demoting { .. }) && !self.accepting();
+        // A program that has just started may promise: that only restricts it.
+        let free = matches!(self.role, Role::Starting | Role::Standby | Role::Demoting { .. }) && !self.accepting();
         if !(heard_back && rightful && free) {
             self.answer(from, ping, Answer::NoPromise { epoch: known });
             return;
