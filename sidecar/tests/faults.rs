@@ -20,6 +20,7 @@ impl Dice {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a test's own knobs")]
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
