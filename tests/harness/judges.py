@@ -36,6 +36,12 @@ EXPECTED_IN_LOGS: dict[str, list[str]] = {
     ],
 }
 
+# In any story, at most this many lines of these: a machine with two cores that boots nodes, deploys and answers for a
+# whole cloud in one process is late now and then, and a daemon that is not answered in time must say so.
+LATE_CLOUD = [r"sidecar::core: no answer to a write of the lease row: .* no answer within ", r"sidecar::core: cannot read the lease row: .* no answer within ",
+              r"sidecar::heartbeat: .* no answer within "]  # fmt: skip
+LATE_MAX = 3
+
 LOUD = re.compile(r"^\S+\s+(WARN|ERROR)\s+(.*)")  # after the time
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -112,5 +118,8 @@ def assert_quiet_logs(logs: dict[str, str], expected: Iterable[str] = ()) -> lis
                 loud.append(f"{node}: {found[0]}")
                 if not any(pattern.search(found[2]) for pattern in patterns):
                     surprises.append(f"{node}: {line}")
+    late = [line for line in surprises if any(re.search(one, line) for one in LATE_CLOUD)]
+    if len(late) <= LATE_MAX:
+        surprises = [line for line in surprises if line not in late]
     assert not surprises, f"{len(surprises)} lines at WARN or ERROR that this story does not expect:\n" + "\n".join(surprises[:20])
     return loud
