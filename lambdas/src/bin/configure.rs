@@ -1,5 +1,8 @@
 //! `configure`: CloudFormation's custom resource that checks and stores a cluster's configuration.
 
+// The futures of a whole run nest deeper than the default allows.
+#![recursion_limit = "256"]
+
 use lambdas::{configure, host};
 
 fn main() -> anyhow::Result<()> {

@@ -1,5 +1,8 @@
 //! `watch`: the backstop that looks at every cluster each minute.
 
+// The futures of a whole run nest deeper than the default allows.
+#![recursion_limit = "256"]
+
 use lambdas::{host, watch};
 use std::sync::LazyLock;
 
