@@ -2,7 +2,12 @@
 //! workload that takes time, and a function that nominates as told. Time is a number. After every event: at most one
 //! node is reachable and running, and no node's check fails (the machine asserts those itself).
 
-#![allow(dead_code, reason = "each test file uses the part it needs")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "a module of several test programs, each of which uses its part"
+)]
 
 use lease::change::{Change, Expect, Founding, Terms, Write};
 use lease::config::Member;
@@ -329,7 +334,7 @@ impl World {
                 self.serving_now();
             }
             self.now += 1;
-            if self.now % TICK.0 == 0 {
+            if self.now.is_multiple_of(TICK.0) {
                 let live: Vec<_> = self
                     .hosts
                     .iter()
