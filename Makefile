@@ -75,9 +75,11 @@ bench-functions: setup build ## Cold starts, decisions with 20 route tables, zip
 bench-idle: setup build ## CPU, memory and DynamoDB requests of two idle nodes over SECONDS (default 60)
 	@cd tests && $(PYTHON) -m bench.idle
 
-lint: setup ## Formatting, lints, licences; changes nothing
+lint: ## Formatting and lints; changes nothing
 	@cargo fmt --all --check
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
+
+licences: ## Licences, banned crates and sources of what ships (installs cargo-deny, some minutes, where it is missing)
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --quiet
 	@cargo deny --log-level error check licenses bans sources
 
@@ -90,4 +92,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios bench-failover bench-functions bench-idle lint fix clean
+.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios bench-failover bench-functions bench-idle lint licences fix clean
