@@ -13,6 +13,7 @@
 //! Pure: [`decide`], [`topology`], [`routing`], [`budget`]. Everything that can be done to the world is in [`cloud`].
 
 pub mod api;
+#[cfg(feature = "aws")]
 pub mod aws;
 pub mod budget;
 pub mod cloud;
@@ -24,6 +25,7 @@ pub mod dry_run;
 pub mod environment;
 pub mod event;
 pub mod failover;
+#[cfg(feature = "aws")]
 pub mod host;
 pub mod metrics;
 pub mod observe;

@@ -10,6 +10,8 @@
 //!                                                       └─▶ fence (reboot)
 //! ```
 
+pub use ::node;
+
 pub mod address;
 pub mod admin;
 pub mod aws;
@@ -22,7 +24,6 @@ pub mod heartbeat;
 pub mod identity;
 pub mod mailbox;
 pub mod metrics;
-pub mod node;
 pub mod notify;
 pub mod once;
 pub mod peers;

@@ -10,7 +10,7 @@ const PURE: [(&str, &[&str]); 6] = [
     ("lambdas/src/decide", &[]),
     ("lambdas/src/routing.rs", &[]),
     ("lambdas/src/routing", &[]),
-    ("sidecar/src/node", &[]),
+    ("sidecar/node/src", &[]),
 ];
 
 /// What is banned, as a run of letters that no other word may touch on its left.

@@ -40,7 +40,7 @@ fn run(seed: u64) -> u64 {
     match result {
         Ok(failovers) => failovers,
         Err(panic) => {
-            eprintln!("replay: FAULT_SEED={seed} FAULT_SEEDS=1 cargo test --release -p sidecar --test faults");
+            eprintln!("replay: FAULT_SEED={seed} FAULT_SEEDS=1 cargo test --release -p node --test faults");
             std::panic::resume_unwind(panic);
         }
     }

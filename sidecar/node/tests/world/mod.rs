@@ -18,10 +18,10 @@ use lease::policy::Policy;
 use lease::record::{Holder, Intent, Nominee, ProofOfDeath, Row};
 use lease::rules::Rule;
 use lease::time::{Millis, Moment};
-use sidecar::node::effect::{Effect, Note};
-use sidecar::node::event::Event;
-use sidecar::node::view::View;
-use sidecar::node::{Node, Setup, TICK};
+use node::effect::{Effect, Note};
+use node::event::Event;
+use node::view::View;
+use node::{Node, Setup, TICK};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 const TABLE_MS: u64 = 8;
@@ -76,7 +76,7 @@ struct Due {
 #[derive(Debug, PartialEq, Eq)]
 enum What {
     Event(&'static str, u64, Event),
-    Apply(&'static str, u64, sidecar::node::event::Ticket, Box<Write>),
+    Apply(&'static str, u64, node::event::Ticket, Box<Write>),
     Read(&'static str, u64, Moment),
     Function(Told),
     Down(&'static str),
@@ -392,7 +392,7 @@ impl World {
         }
     }
 
-    fn apply(&mut self, name: &'static str, starts: u64, ticket: sidecar::node::event::Ticket, write: &Write) {
+    fn apply(&mut self, name: &'static str, starts: u64, ticket: node::event::Ticket, write: &Write) {
         let matches = match (&write.expect, &self.row) {
             (Expect::Absent, None) => true,
             (Expect::Version(seen), Some(row)) => seen.rev == row.rev && seen.nonce == row.nonce,
