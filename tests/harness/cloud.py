@@ -103,6 +103,10 @@ class Cloud:
     def audit(self, after: int = 0) -> list[dict[str, Any]]:
         return self.control("GET", f"audit?after={after}")
 
+    def lateness(self, since: float) -> list[dict[str, Any]]:
+        """When the cloud itself was late, in wall-clock seconds."""
+        return self.control("GET", f"lateness?since={since}")
+
     def audit_mark(self) -> int:
         entries = self.audit(0)
         return entries[-1]["seq"] if entries else 0

@@ -32,6 +32,7 @@ from .http_server import HttpServer, Request, Response
 from .imds import Imds
 from .knobs import KnobBoard
 from .lambda_host import LambdaHost
+from .lateness import Lateness
 from .plane_api import Plane
 from .snapshot import find_instance, instance_entry, snapshot
 from .timeline import Timeline
@@ -65,13 +66,14 @@ class LocalCloud:
         self.timeline = Timeline(lambda text: self.log("callback failed", detail=text))
         self.credentials = Credentials()
         self.audit = AuditLog()
+        self.lateness = Lateness()
         self.faults = Faults()
         self.host = LambdaHost(credentials=self.credentials, knobs=self.knobs, timeline=self.timeline, directory=self.state_dir / "lambda",
                                endpoint=lambda: f"http://localhost:{self.port}", log=self.log)  # fmt: skip
         self.events = Events(knobs=self.knobs, faults=self.faults, timeline=self.timeline, host=self.host, log=self.log)
         self.power = ec2_power.Power(knobs=self.knobs, timeline=self.timeline, events=self.events, changed=self.ec2_changed, log=self.log)
         self.door = FrontDoor(port=lambda: self.port, credentials=self.credentials, faults=self.faults, knobs=self.knobs, audit=self.audit, host=self.host,
-                              ec2_changed=self.ec2_changed, log=self.log)  # fmt: skip
+                              ec2_changed=self.ec2_changed, lateness=self.lateness, log=self.log)  # fmt: skip
         self.imds = Imds(credentials=self.credentials, knobs=self.knobs, log=self.log)
         self.server = HttpServer(self.answer, "api", lambda text: self.log("request broke the local cloud", trace=text))
         self.imds_server = HttpServer(self.imds.answer, "imds", lambda text: self.log("IMDS broke", trace=text))
@@ -86,6 +88,7 @@ class LocalCloud:
         ec2_routes.install(self.knobs)
         ec2_power.install(self.power)
         self.events.start()
+        self.lateness.start()
         self.port = self.server.listen("127.0.0.1", port)
 
     def answer(self, request: Request) -> Response:
@@ -223,6 +226,7 @@ class LocalCloud:
         self.events.close()
         self.host.close()
         self.timeline.close()
+        self.lateness.close()
         if self.plane is not None:
             try:
                 self.plane.stop()

@@ -74,6 +74,8 @@ def route(cloud: LocalCloud, request: Request) -> tuple[int, Any]:
             return 200, {"released": cloud.faults.release(rule, body.get("count"))}
         case ("GET", "audit"):
             return 200, cloud.audit.after(sequence(request))
+        case ("GET", "lateness"):
+            return 200, cloud.lateness.since(float(request.query.get("since", "0")))
         case ("GET", "invocations"):
             return 200, cloud.host.after(sequence(request))
         case ("GET", "knobs"):

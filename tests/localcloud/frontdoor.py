@@ -32,6 +32,7 @@ from .iam import PolicyError, evaluate
 from .iam_context import checks, known_key
 from .knobs import KnobBoard
 from .lambda_host import InvokeError, LambdaHost
+from .lateness import Lateness
 from .locks import handling, lock_of
 from .principals import NoSuchRole, role_documents
 from .throttling import Buckets
@@ -46,9 +47,9 @@ INVOKE = re.compile(r"/2015-03-31/functions/([^/]+)/invocations")
 
 class FrontDoor:
     def __init__(self, *, port: Callable[[], int], credentials: Credentials, faults: Faults, knobs: KnobBoard, audit: AuditLog, host: LambdaHost,
-                 ec2_changed: Callable[[], None], log: Callable[..., None]):  # fmt: skip
+                 ec2_changed: Callable[[], None], lateness: Lateness, log: Callable[..., None]):  # fmt: skip
         self.port, self.credentials, self.faults, self.knobs, self.audit, self.host = port, credentials, faults, knobs, audit, host
-        self.ec2_changed, self.log = ec2_changed, log
+        self.ec2_changed, self.lateness, self.log = ec2_changed, lateness, log
         self.moto = DomainDispatcherApplication(create_backend_app)
         self.dispatchers: dict[str, Any] = {}
         self.buckets = Buckets()
@@ -93,7 +94,9 @@ class FrontDoor:
             early = self._before(rule, call, principal)
             if early is not None:
                 return early
+        begun = time.monotonic()
         response, applied = self._judge_and_apply(call, principal)
+        self.lateness.took(name, time.monotonic() - begun)
         if is_mutating(call.action):
             self._record(call, principal, response, applied, rule)
         if rule is not None:

@@ -1,5 +1,7 @@
 """A log line at WARN or ERROR fails a story unless it is expected; colours do not hide it."""
 
+from datetime import datetime, timezone
+
 import pytest
 
 from harness.judges import EXPECTED_IN_LOGS, assert_quiet_logs
@@ -15,3 +17,18 @@ def test_expected_lines_pass_and_others_do_not():
     for surprise in (AWAY, COLOURED):
         with pytest.raises(AssertionError, match="1 lines"):
             assert_quiet_logs({"a": QUIET, "b": surprise})
+
+
+LATE = "2026-11-22T18:07:15.500000Z  WARN sidecar::core: no answer to a write of the lease row: renew (dynamodb:UpdateItem) on table t: no answer within 200 ms\n"
+
+
+def test_a_late_answer_is_forgiven_only_where_the_cloud_measured_that_it_was_late():
+    end = datetime(2026, 11, 22, 18, 7, 15, 500_000, tzinfo=timezone.utc).timestamp()
+    stall = {"what": "stall", "start": end - 0.150, "end": end - 0.020}
+    assert len(assert_quiet_logs({"a": LATE}, lateness=[stall])) == 1
+    earlier = {"what": "stall", "start": end - 2.0, "end": end - 0.210}
+    short = {"what": "dynamodb:UpdateItem", "start": end - 0.090, "end": end - 0.030}
+    twice = [short, dict(short, what="stall")]  # the same 60 ms, seen twice
+    for lateness in ([], [earlier], twice):
+        with pytest.raises(AssertionError, match="1 lines"):
+            assert_quiet_logs({"a": LATE}, lateness=lateness)
