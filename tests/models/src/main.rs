@@ -1,1 +1,86 @@
-fn main() {}
+//! `models`: searches every model to the end and hunts every mutant. See `--help`.
+
+use models::report::{figures, model_lines, mutant_line, trace_lines};
+use models::runner::{Report, Size, hunt_all, stopwatch};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+models [--only a1|a2|a3] [--mutant NAME] [--traces] [--big]
+
+Searches the models of the protocol: the real rules to the end, then each mutant until it violates something.
+The last line of the output is JSON with the figures.
+
+  --only MODEL   one model and its mutants
+  --mutant NAME  one mutant and its trace, nothing else
+  --traces       the trace of every mutant
+  --big          larger bounds, as far as time allows; no mutants
+
+Fails on a violated invariant, a mutant that survives, a state that should be reached and is not, and a search that was
+not exhausted within its bounds.";
+
+struct Wanted {
+    only: Option<String>,
+    mutant: Option<String>,
+    traces: bool,
+    big: bool,
+}
+
+fn wanted() -> Result<Wanted, String> {
+    let mut wanted = Wanted { only: None, mutant: None, traces: false, big: false };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
+        match word.as_str() {
+            "--only" => wanted.only = Some(value()?),
+            "--mutant" => wanted.mutant = Some(value()?),
+            "--traces" => wanted.traces = true,
+            "--big" => wanted.big = true,
+            other => return Err(format!("{other}: not known")),
+        }
+    }
+    if wanted.only.as_deref().is_some_and(|only| !["a1", "a2", "a3"].contains(&only)) {
+        return Err("--only takes a1, a2 or a3".into());
+    }
+    Ok(wanted)
+}
+
+fn main() -> ExitCode {
+    let wanted = match wanted() {
+        Ok(wanted) => wanted,
+        Err(problem) => {
+            eprintln!("{problem}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    let from = stopwatch();
+    let only = wanted.only.as_deref();
+    let mut reports = Vec::new();
+    if wanted.mutant.is_none() {
+        for search in models::exhaustive(if wanted.big { Size::Big } else { Size::Ci }, only) {
+            let report = search.run();
+            model_lines(&report).iter().for_each(|line| println!("{line}"));
+            reports.push(report);
+        }
+    }
+    let mut mutants = if wanted.big && wanted.mutant.is_none() { Vec::new() } else { models::mutants(only) };
+    if let Some(name) = &wanted.mutant {
+        mutants.retain(|mutant| mutant.name == name);
+        if mutants.is_empty() {
+            let names: Vec<_> = models::mutants(only).iter().map(|mutant| mutant.name).collect();
+            eprintln!("there is no mutant {name}; there are: {}", names.join(", "));
+            return ExitCode::from(2);
+        }
+    }
+    let traces = wanted.traces || wanted.mutant.is_some();
+    let hunted = hunt_all(&mutants, |mutant, killed| {
+        let mut lines = vec![mutant_line(mutant, killed)];
+        if let Some(killed) = killed.filter(|_| traces) {
+            lines.extend(trace_lines(&killed.trace));
+        }
+        println!("{}", lines.join("\n"));
+    });
+    let hunts: Vec<_> = mutants.into_iter().zip(hunted).collect();
+    println!("{}", figures(&reports, &hunts, from.elapsed().as_secs_f64()));
+    let holds = reports.iter().all(Report::holds) && hunts.iter().all(|(_, killed)| killed.is_some());
+    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

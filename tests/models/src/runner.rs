@@ -1,0 +1,330 @@
+//! Runs models: exhausts the real ones, hunts the mutants, and keeps the figures.
+//!
+//! A model is a [`stateright::Model`] whose `Always` properties are the invariants and whose `Sometimes` properties are
+//! the reachability checks: what must be seen to happen, or the invariants would hold of nothing. It says each of its
+//! steps in words ([`Told`]), so that a trace reads like a log.
+//!
+//! A model's module gives two lists. [`Exhaustive`]: the real rules, searched to the end; a violated invariant, a check
+//! that is not reached and a search that is not exhausted are failures. [`Mutant`]: the same model with one rule left
+//! out (the trap it stands for has a number); one that violates nothing is a failure, because then the search proves nothing about that rule.
+//!
+//! ```text
+//! pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
+//!     vec![Exhaustive::new("a9", "2 nodes, rev <= 6", move || A9::real(2, 6), Limits::none())]
+//! }
+//! pub fn mutants() -> Vec<Mutant> {
+//!     vec![Mutant::new("a9", "late-executor", 30, "writes without reading again", || A9::with(Rule::ReadAgain))]
+//! }
+//! ```
+
+use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
+use std::fmt::{self, Debug};
+use std::hash::Hash;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// How far to search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Seconds: for `cargo test`. The smallest bounds that still reach every check.
+    Test,
+    /// The bounds that the claims name; minutes.
+    Ci,
+    /// Larger ones, nightly; need not be exhausted.
+    Big,
+}
+
+/// When to give a search up.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Unfinished after this long: not complete.
+    pub time: Option<Duration>,
+    /// Unfinished after this many generated states: not complete.
+    pub generated: Option<usize>,
+    /// A search that is cut short is a failure, too. False only for sizes beyond what the claims name.
+    pub must_complete: bool,
+}
+
+impl Limits {
+    /// Search to the end.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { time: None, generated: None, must_complete: true }
+    }
+
+    /// Search as far as `minutes` or `generated` states allow.
+    #[must_use]
+    pub const fn at_most(minutes: u64, generated: usize) -> Self {
+        Self { time: Some(Duration::from_secs(minutes * 60)), generated: Some(generated), must_complete: false }
+    }
+}
+
+/// A model that can say its steps in words.
+pub trait Told: Model {
+    /// What `action` does in `before`, leading to `after`: one line.
+    fn tell(&self, before: &Self::State, action: &Self::Action, after: &Self::State) -> String;
+}
+
+/// A search of the real rules.
+pub struct Exhaustive {
+    pub model: &'static str,
+    pub what: String,
+    run: Box<dyn Fn() -> Report + Send + Sync>,
+}
+
+/// A search of the rules with one left out.
+pub struct Mutant {
+    pub model: &'static str,
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Its number in the list of traps; 0: none, the guard has a reason of its own.
+    pub trap: u8,
+    /// What is left out, in a few words.
+    pub left_out: &'static str,
+    hunt: Box<dyn Fn() -> Option<Killed> + Send + Sync>,
+}
+
+/// What a search of the real rules found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub model: &'static str,
+    pub what: String,
+    /// Different states.
+    pub states: u64,
+    /// States with repetitions.
+    pub generated: u64,
+    pub seconds: f64,
+    /// Steps of the longest shortest way to a state.
+    pub depth: usize,
+    /// Every state within the bounds was seen.
+    pub complete: bool,
+    /// It had to be.
+    pub must_complete: bool,
+    /// Each reachability check with the steps it took, or `None`: never reached.
+    pub reached: Vec<(&'static str, Option<usize>)>,
+    pub violation: Option<Violation>,
+}
+
+/// An invariant that does not hold, and how.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub property: &'static str,
+    pub trace: Vec<String>,
+}
+
+/// A mutant that was found out.
+#[derive(Clone, Debug)]
+pub struct Killed {
+    pub model: &'static str,
+    pub mutant: &'static str,
+    pub trap: u8,
+    /// The invariant that fell.
+    pub property: &'static str,
+    pub steps: usize,
+    pub states: u64,
+    pub seconds: f64,
+    pub trace: Vec<String>,
+}
+
+impl Report {
+    /// Nothing is wrong.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.violation.is_none()
+            && (self.complete || !self.must_complete)
+            && self.reached.iter().all(|(_, steps)| steps.is_some())
+    }
+}
+
+impl fmt::Debug for Exhaustive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.model, self.what)
+    }
+}
+
+impl fmt::Debug for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.model, self.name, self.left_out)
+    }
+}
+
+impl Exhaustive {
+    #[must_use]
+    pub fn new<M>(
+        model: &'static str,
+        what: impl Into<String>,
+        make: impl Fn() -> M + Send + Sync + 'static,
+        limits: Limits,
+    ) -> Self
+    where
+        M: Told + Send + Sync + 'static,
+        M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+        M::Action: Clone + Debug + PartialEq + Send + Sync,
+    {
+        let what = what.into();
+        let name = what.clone();
+        Self { model, what, run: Box::new(move || exhaust(model, name.clone(), make(), limits)) }
+    }
+
+    /// Searches on all cores.
+    #[must_use]
+    pub fn run(&self) -> Report {
+        (self.run)()
+    }
+}
+
+impl Mutant {
+    #[must_use]
+    pub fn new<M>(
+        model: &'static str,
+        name: &'static str,
+        trap: u8,
+        left_out: &'static str,
+        make: impl Fn() -> M + Send + Sync + 'static,
+    ) -> Self
+    where
+        M: Told + Send + Sync + 'static,
+        M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+        M::Action: Clone + Debug + PartialEq + Send + Sync,
+    {
+        let hunt = move || {
+            let from = stopwatch();
+            // One thread: breadth first is only then strictly by depth, and the trace the shortest.
+            let found = search(make(), 1, Limits::none());
+            found.violation.map(|violation| Killed {
+                model,
+                mutant: name,
+                trap,
+                property: violation.property,
+                steps: violation.trace.len(),
+                states: found.states,
+                seconds: from.elapsed().as_secs_f64(),
+                trace: violation.trace,
+            })
+        };
+        Self { model, name, trap, left_out, hunt: Box::new(hunt) }
+    }
+
+    /// `None`: it violates nothing, so nothing here watches over what it leaves out.
+    #[must_use]
+    pub fn hunt(&self) -> Option<Killed> {
+        (self.hunt)()
+    }
+}
+
+/// Hunts all of `mutants`, as many at a time as there are cores; each with what became of it, in the order given.
+/// `told` hears of each when it is done.
+pub fn hunt_all(mutants: &[Mutant], told: impl Fn(&Mutant, Option<&Killed>) + Sync) -> Vec<Option<Killed>> {
+    let next = AtomicUsize::new(0);
+    let done: Vec<Mutex<Option<Killed>>> = mutants.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..cores() {
+            scope.spawn(|| {
+                while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let killed = mutant.hunt();
+                    told(mutant, killed.as_ref());
+                    let at = mutants.iter().position(|other| std::ptr::eq(other, mutant)).expect("it is one of them");
+                    *done[at].lock().expect("nobody panics with it") = killed;
+                }
+            });
+        }
+    });
+    done.into_iter().map(|killed| killed.into_inner().expect("nobody panics with it")).collect()
+}
+
+struct Found {
+    states: u64,
+    generated: u64,
+    depth: usize,
+    complete: bool,
+    reached: Vec<(&'static str, Option<usize>)>,
+    violation: Option<Violation>,
+}
+
+fn exhaust<M>(name: &'static str, what: String, model: M, limits: Limits) -> Report
+where
+    M: Told + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + Debug + PartialEq + Send + Sync,
+{
+    let from = stopwatch();
+    let found = search(model, cores(), limits);
+    Report {
+        model: name,
+        what,
+        states: found.states,
+        generated: found.generated,
+        seconds: from.elapsed().as_secs_f64(),
+        depth: found.depth,
+        complete: found.complete,
+        must_complete: limits.must_complete,
+        reached: found.reached,
+        violation: found.violation,
+    }
+}
+
+fn search<M>(model: M, threads: usize, limits: Limits) -> Found
+where
+    M: Told + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + Debug + PartialEq + Send + Sync,
+{
+    let properties: Vec<(&'static str, Expectation)> =
+        model.properties().iter().map(|property| (property.name, property.expectation.clone())).collect();
+    let from = stopwatch();
+    let mut checker = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    if let Some(time) = limits.time {
+        checker = checker.timeout(time);
+    }
+    if let Some(generated) = limits.generated {
+        checker = checker.target_state_count(generated);
+    }
+    let checker = checker.spawn_bfs().join();
+    let out_of_time = limits.time.is_some_and(|time| from.elapsed() >= time);
+    let out_of_states = limits.generated.is_some_and(|generated| checker.state_count() >= generated);
+    let of = |kind: Expectation| properties.iter().filter(move |(_, found)| *found == kind).map(|(name, _)| *name);
+    // One invariant is enough; the first in the model's order that fell.
+    let violation = of(Expectation::Always).find_map(|property| {
+        let path = checker.discovery(property)?;
+        Some(Violation { property, trace: tell(checker.model(), path) })
+    });
+    let reached = of(Expectation::Sometimes)
+        .map(|name| (name, checker.discovery(name).map(|path| path.into_actions().len())))
+        .collect();
+    Found {
+        states: checker.unique_state_count() as u64,
+        generated: checker.state_count() as u64,
+        depth: checker.max_depth(),
+        complete: violation.is_none() && !out_of_time && !out_of_states,
+        reached,
+        violation,
+    }
+}
+
+fn tell<M>(model: &M, path: Path<M::State, M::Action>) -> Vec<String>
+where
+    M: Told,
+    M::State: PartialEq,
+    M::Action: PartialEq,
+{
+    let steps = path.into_vec();
+    steps
+        .windows(2)
+        .map(|pair| match &pair[0].1 {
+            Some(action) => model.tell(&pair[0].0, action, &pair[1].0),
+            None => unreachable!("only the last state of a path has no action"),
+        })
+        .collect()
+}
+
+/// How long a search took is measured, and decides nothing in it.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "models have no clock of their own; this one is for the figures")]
+pub fn stopwatch() -> Instant {
+    Instant::now()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(2)
+}
