@@ -180,6 +180,7 @@ impl Core {
                     }
                 });
             }
+            Effect::Promise { .. } => unreachable!("this daemon has no volumes"),
             Effect::Exit | Effect::Heartbeat | Effect::Reboot { .. } => unreachable!("these are the loop's own"),
         }
     }

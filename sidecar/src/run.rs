@@ -230,6 +230,7 @@ impl Prepared {
             me: self.me.clone(),
             members: self.cluster.nodes.clone(),
             policy: policy.clone(),
+            volumes: false,
             nonce_prefix: identity::random_hex(12),
         };
         let node = Node::new(setup, now);

@@ -18,14 +18,18 @@ pub enum Effect {
     Pong { to: NodeId, pong: Pong },
     /// Tell a peer to read the row now.
     Nudge { to: NodeId },
+    /// Refuse what is of an older epoch than this from now on, durably, and let what was taken of it reach the disk; then
+    /// say so with `Replica`. Only where the node has volumes.
+    Promise { epoch: Epoch },
     /// Hold the virtual addresses for at most this long; the kernel takes them away by itself when nothing extends it.
     /// Repeated with each extension of the node's authority.
     HoldAddress { at_most: Millis },
     /// Take the virtual addresses off the node now.
     DropAddress,
-    /// Start all resources, clearing away leftovers first; answer with `WorkloadUp` or `ResourceFailed`.
+    /// Open the volumes and start all resources, clearing away leftovers first; answer with `WorkloadUp` or `ResourceFailed`.
     StartWorkload { epoch: Epoch },
-    /// Stop all resources in order within their limits, then by force; answer with `WorkloadDown` or `WorkloadStuck`.
+    /// Stop all resources in order within their limits, then by force, and close the volumes once every write has ended;
+    /// answer with `WorkloadDown` or `WorkloadStuck`.
     StopWorkload,
     /// End all of the workload's processes now; answer with `WorkloadDown` or `WorkloadStuck`.
     KillWorkload,

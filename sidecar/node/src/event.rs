@@ -4,6 +4,7 @@ use lease::ids::{Beat, Epoch, Incarnation, NodeId};
 pub use lease::outcome::Outcome;
 use lease::record::{Holder, Row};
 use lease::time::{Millis, Moment};
+use std::collections::BTreeSet;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -31,8 +32,24 @@ pub enum Event {
     WorkloadStuck { problem: String },
     /// A resource failed to start, or failed its checks often enough.
     ResourceFailed { epoch: Epoch, resource: String, reason: String },
+    /// What the replication core says of the data: after each start, and at every change. Only where the node has volumes.
+    Replica(Replica),
     /// The daemon was asked to end (SIGTERM): hand over if somebody can continue, release otherwise.
     ShutDown,
+}
+
+/// This node's copy of the data, and as holder what it knows of the others' copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Replica {
+    /// A whole image: not in the middle of a resync.
+    pub consistent: bool,
+    /// Durable: what is of an older epoch is refused, and what had been taken of older ones is on the disk.
+    pub promised: Epoch,
+    /// As standby: the epoch in which the holder has last said that this copy has everything. Not kept over a start.
+    pub caught_up: Option<Epoch>,
+    /// As holder: whose copies have all that was ever completed here. Nothing is completed without them, from before this
+    /// is said until after it is unsaid: so none of them lacks a write when it becomes a member.
+    pub mirrored: BTreeSet<Incarnation>,
 }
 
 /// Names one write of this process.

@@ -32,9 +32,10 @@ impl Node {
                 let (me, epoch, terms) = (self.setup.me.clone(), tenure.epoch, self.terms());
                 let agreed =
                     self.row.as_ref().is_some_and(|row| (row.ttl_ms, row.lossy_ok) == (terms.ttl_ms, terms.lossy_ok));
-                if self.desk.pending.is_none() && agreed {
+                let promised = !self.setup.volumes || self.replica.promised >= epoch;
+                if self.desk.pending.is_none() && agreed && promised {
                     self.propose(Change::Activate { me, epoch }, now);
-                } else if self.desk.pending.is_none() {
+                } else if self.desk.pending.is_none() && !agreed {
                     // Handed over under the other node's configuration: this node's timers fit its own only.
                     self.propose(Change::Restart { me, after: Drain::Clean, terms }, now);
                 }
@@ -45,7 +46,13 @@ impl Node {
                 self.follow_intent(now);
                 self.tend_workload(now);
             }
-            Phase::HandingOver { .. } | Phase::Releasing { .. } => self.drained(now),
+            Phase::HandingOver { .. } | Phase::Releasing { .. } => {
+                // What was written before the stop needs every member: one that is lost now would hold it up for ever.
+                if tenure.workload == Workload::Stopping {
+                    self.drop_lost(now);
+                }
+                self.drained(now);
+            }
         }
         self.renew_when_due(now);
         self.hold_address(now);
@@ -185,35 +192,42 @@ impl Node {
 
     /// Takes lost members out and returned ones in, one at a time.
     fn keep_members(&mut self, now: Moment) {
-        if self.desk.pending.is_some() {
+        if self.desk.pending.is_some() || self.drop_lost(now) {
             return;
         }
-        let policy = self.setup.policy.clone();
+        let policy = &self.setup.policy;
         let Role::Holding(tenure) = &self.role else { return };
         let Some(row) = &self.row else { return };
-        let (me, epoch, began) = (self.setup.me.clone(), tenure.epoch, tenure.began);
-        let lost = row.in_sync.iter().filter(|member| **member != me.incarnation).find(|member| {
-            let silent = self.links.unanswered_for(member, now).unwrap_or_else(|| now.longest_since(began));
-            silent >= policy.peer_silence_ms
-        });
-        if let Some(peer) = lost.cloned() {
-            self.propose_beat(Change::Shrink { me, epoch, peer }, now);
-            return;
-        }
         // Room enough on the lease: until the grown row is proven, this holder may not count on being alone.
         let room = tenure.authority.lease_left(now) >= Millis(policy.ttl_ms.0 / 2);
         let back = self
             .links
             .answering(policy.grow_after_ms, policy.peer_silence_ms, now)
             .into_iter()
+            .filter(|peer| !self.setup.volumes || self.replica.mirrored.contains(&peer.incarnation))
             .find(|peer| !row.in_sync.contains(&peer.incarnation));
         if let Some(peer) = back.filter(|_| room) {
             // Before the write is sent: it may be applied without an answer, and then the peer may accept.
             if let Role::Holding(tenure) = &mut self.role {
                 tenure.authority.needs(peer.incarnation.clone());
             }
+            let (me, epoch) = (self.setup.me.clone(), self.epoch());
             self.propose_beat(Change::Grow { me, epoch, peer: peer.incarnation }, now);
         }
+    }
+
+    /// Takes one lost member out. False: none is lost, or something else is pending.
+    fn drop_lost(&mut self, now: Moment) -> bool {
+        let Role::Holding(tenure) = &self.role else { return false };
+        let Some(row) = &self.row else { return false };
+        let mine = &self.setup.me.incarnation;
+        let lost = row.in_sync.iter().filter(|member| *member != mine).find(|member| {
+            let silent = self.links.unanswered_for(member, now).unwrap_or_else(|| now.longest_since(tenure.began));
+            silent >= self.setup.policy.peer_silence_ms
+        });
+        let Some(peer) = lost.cloned() else { return false };
+        let (me, epoch) = (self.setup.me.clone(), tenure.epoch);
+        self.propose_beat(Change::Shrink { me, epoch, peer }, now)
     }
 
     fn set_changed(&mut self, peer: &Incarnation, in_sync: bool) {

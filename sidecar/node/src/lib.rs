@@ -21,7 +21,7 @@ pub mod view;
 
 use desk::Desk;
 use effect::{Effect, Note};
-use event::{Event, Outcome, Ticket};
+use event::{Event, Outcome, Replica, Ticket};
 use lease::accept::Vigil;
 use lease::authority::Standing;
 use lease::change::{Change, Refusal, Terms};
@@ -51,6 +51,8 @@ pub struct Setup {
     pub me: Holder,
     pub members: Vec<Member>,
     pub policy: Policy,
+    /// Data is replicated: this node takes an epoch, serves and stands ready only as `Event::Replica` allows.
+    pub volumes: bool,
     /// Random, new for each process; letters, digits and '-', at most 40.
     pub nonce_prefix: String,
 }
@@ -82,6 +84,8 @@ pub struct Node {
     vigil: Vigil,
     links: Links,
     desk: Desk,
+    /// The data, as the replication core last told. Without volumes nobody asks.
+    replica: Replica,
     /// The highest epoch that this node held, in this process or an earlier one: never resumed.
     past: Option<Epoch>,
     /// Asked to end, since then.
@@ -105,6 +109,7 @@ impl Node {
             setup,
             role: Role::Starting,
             row: None,
+            replica: Replica::default(),
             vigil: Vigil::started(now),
             past: None,
             ending: None,
@@ -136,6 +141,7 @@ impl Node {
             Event::WorkloadDown => self.workload_down(now),
             Event::WorkloadStuck { problem } => self.halt(format!("the workload does not end: {problem}")),
             Event::ResourceFailed { epoch, resource, reason } => self.resource_failed(epoch, resource, reason, now),
+            Event::Replica(replica) => self.replica = replica,
             Event::ShutDown => {
                 self.ending.get_or_insert(now);
             }
@@ -384,6 +390,11 @@ impl Node {
         }
         self.past = self.past.max(Some(row.epoch));
         self.links.new_epoch();
+        // Said of an earlier epoch.
+        self.replica.mirrored.clear();
+        if self.setup.volumes {
+            self.out.push(Effect::Promise { epoch: row.epoch });
+        }
         self.told = None;
         let why = format!("holds epoch {}, {rule}: {}", row.epoch, rule.says());
         self.role = Role::Holding(Box::new(tenure));
@@ -509,6 +520,22 @@ impl Node {
 
     fn terms(&self) -> Terms {
         Terms { ttl_ms: self.setup.policy.ttl_ms, lossy_ok: self.setup.policy.lossy_lag_limit_ms.is_some() }
+    }
+
+    /// The epoch that this node holds, for who must know whose acknowledgements it needs and what its gate says.
+    #[must_use]
+    pub fn holding(&self) -> Option<&Tenure> {
+        match &self.role {
+            Role::Holding(tenure) => Some(tenure),
+            _ => None,
+        }
+    }
+
+    /// Whether this node may take another's replicated writes: not before it has read the row, and not while it may be
+    /// holder without knowing it yet. What it takes is still bound to the epoch that its replica has promised.
+    #[must_use]
+    pub fn takes_writes(&self) -> bool {
+        self.role == Role::Standby && !self.accepting()
     }
 
     fn held_epoch(&self) -> Option<Epoch> {

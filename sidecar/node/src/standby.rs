@@ -51,8 +51,7 @@ impl Node {
         }
         let Some(row) = &self.row else { return };
         let (me, policy) = (&self.setup.me, &self.setup.policy);
-        // Data that lives only in this program's own care is always whole; replicated volumes will answer here.
-        let consistent = true;
+        let consistent = !self.setup.volumes || self.replica.consistent;
         match self.vigil.may_accept(row, me, consistent, policy, now) {
             Ok(_) => {
                 let (me, terms) = (me.clone(), self.terms());
@@ -128,7 +127,8 @@ impl Node {
         // In force before it is given.
         self.vigil.promised(now, promise_ms);
         let incarnation = self.setup.me.incarnation.clone();
-        let ready = self.role == Role::Standby && self.ending.is_none();
+        let whole = !self.setup.volumes || (self.replica.consistent && self.replica.caught_up == Some(ping.epoch));
+        let ready = self.role == Role::Standby && self.ending.is_none() && whole;
         self.answer(from, ping, Answer::Promise { epoch: ping.epoch, promise_ms, incarnation, ready });
     }
 

@@ -186,6 +186,7 @@ impl World {
             me,
             members,
             policy,
+            volumes: false,
             nonce_prefix: format!("{name}-{}", host.starts),
         };
         host.node = Some(Node::new(setup, now));
@@ -475,7 +476,7 @@ impl World {
             Effect::Note(Note::Trouble { epoch, what }) => {
                 self.notes.push(format!("{:>8} {name} trouble at epoch {epoch}: {what}", self.now));
             }
-            Effect::Heartbeat => {}
+            Effect::Heartbeat | Effect::Promise { .. } => {}
             Effect::Exit => self.power_off(name),
         }
     }
