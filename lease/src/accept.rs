@@ -57,7 +57,8 @@ impl Vigil {
 
     /// A promise not to accept for `promise`, given at `at`: to be recorded before it is sent.
     pub fn promised(&mut self, at: Moment, promise: Millis) {
-        if promise > self.promise_left(at) {
+        // Equal counts as later: what is left is rounded, and must end no earlier than the promise that was just given.
+        if promise >= self.promise_left(at) {
             self.promise = Some((at, promise));
         }
     }
@@ -116,5 +117,217 @@ impl Vigil {
             Millis::ZERO => Ok(Ground::WaitPassed),
             left => Err(Hindrance::Wait(left)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Incarnation, Rev};
+    use crate::record::{DeadState, Nominee, ProofOfDeath};
+    use crate::rules::Rule;
+    use std::collections::BTreeSet;
+
+    const BOTH: (Epoch, Beat) = (Epoch(5), Beat(7));
+
+    fn at(ms: u64) -> Moment {
+        Moment::default().after(Millis(ms))
+    }
+
+    fn holder(name: &str) -> Holder {
+        Holder {
+            node: name.parse().expect("a valid name"),
+            incarnation: format!("{name}-1").parse().expect("a valid name"),
+            instance: format!("i-0{name}").parse().expect("a valid id"),
+            boot: "boot-1".parse().expect("a valid id"),
+            launched: "2026-01-31T23:59:59Z".into(),
+        }
+    }
+
+    /// Held by `a`; `a` and `b` in sync, `b` nominated for exactly this epoch and beat.
+    fn row() -> Row {
+        Row {
+            cluster: "web".parse().expect("a valid name"),
+            rev: Rev(41),
+            lineage: "line-1".parse().expect("a valid name"),
+            epoch: BOTH.0,
+            holder: Some(holder("a")),
+            beat: BOTH.1,
+            in_sync: ["a-1", "b-1"].map(|name| Incarnation::new(name).expect("a valid name")).into(),
+            activated: true,
+            nominee: Some(nominee()),
+            intent: None,
+            paused: None,
+            ttl_ms: Millis(3_000),
+            lossy_ok: false,
+            nonce: "before".parse().expect("a valid nonce"),
+        }
+    }
+
+    fn nominee() -> Nominee {
+        Nominee {
+            node: holder("b").node,
+            incarnation: holder("b").incarnation,
+            epoch: BOTH.0,
+            beat: BOTH.1,
+            rule: Rule::R210,
+            reason: "silent".into(),
+            proof: None,
+            lossy: false,
+        }
+    }
+
+    fn dead(name: &str) -> Option<ProofOfDeath> {
+        Some(ProofOfDeath { instance: holder(name).instance, state: DeadState::Stopped })
+    }
+
+    /// A vigil of a process that started long ago and has just seen the row's epoch and beat.
+    fn vigil(seen: Moment) -> Vigil {
+        let mut vigil = Vigil::started(at(0));
+        vigil.saw(BOTH.0, BOTH.1, seen);
+        vigil
+    }
+
+    fn ask(vigil: &Vigil, row: &Row, now: Moment) -> Result<Ground, Hindrance> {
+        vigil.may_accept(row, &holder("b"), true, &Policy::default(), now)
+    }
+
+    #[test]
+    fn the_wait_counts_from_the_first_sight_and_ends_exactly() {
+        let mut vigil = vigil(at(60_000));
+        assert_eq!(ask(&vigil, &row(), at(60_000)), Err(Hindrance::Wait(Millis(3_667))));
+        vigil.saw(BOTH.0, BOTH.1, at(62_000));
+        assert_eq!(ask(&vigil, &row(), at(63_666)), Err(Hindrance::Wait(Millis(1))), "seen again changes nothing");
+        assert_eq!(ask(&vigil, &row(), at(63_667)), Ok(Ground::WaitPassed));
+    }
+
+    #[test]
+    fn a_later_beat_or_epoch_begins_the_wait_anew_and_an_older_one_does_not() {
+        for later in [(Epoch(5), Beat(8)), (Epoch(6), Beat(0))] {
+            let mut vigil = vigil(at(60_000));
+            vigil.saw(later.0, later.1, at(61_000));
+            assert_eq!(vigil.latest(), Some(later));
+            assert_eq!(vigil.silence(at(61_500)), Millis(500));
+        }
+        for older in [(Epoch(5), Beat(6)), (Epoch(4), Beat(99))] {
+            let mut vigil = vigil(at(60_000));
+            vigil.saw(older.0, older.1, at(61_000));
+            assert_eq!(vigil.latest(), Some(BOTH));
+            assert_eq!(vigil.silence(at(61_500)), Millis(1_500));
+        }
+        assert_eq!((Vigil::started(at(0)).latest(), Vigil::started(at(0)).silence(at(9_000))), (None, Millis::ZERO));
+    }
+
+    /// A ping told of a later beat than the row that was read: the row is old, and its nominee with it.
+    #[test]
+    fn what_was_seen_of_another_beat_is_no_wait_for_this_one() {
+        for other in [(Epoch(5), Beat(8)), (Epoch(6), Beat(7))] {
+            let mut vigil = Vigil::started(at(0));
+            vigil.saw(other.0, other.1, at(10_000));
+            assert_eq!(ask(&vigil, &row(), at(60_000)), Err(Hindrance::Wait(Millis(3_667))));
+        }
+        assert_eq!(
+            ask(&Vigil::started(at(0)), &row(), at(60_000)),
+            Err(Hindrance::Wait(Millis(3_667))),
+            "nothing seen"
+        );
+    }
+
+    #[test]
+    fn a_row_of_a_longer_lease_is_waited_out_by_its_own_ttl() {
+        let row = Row { ttl_ms: Millis(6_000), ..row() };
+        assert_eq!(ask(&vigil(at(60_000)), &row, at(60_000)), Err(Hindrance::Wait(Millis(7_334))));
+        let mut young = Vigil::started(at(60_000));
+        young.saw(BOTH.0, BOTH.1, at(50_000));
+        assert_eq!(
+            ask(&young, &row, at(60_000)),
+            Err(Hindrance::Wait(Millis(7_334))),
+            "its promise may have been as long"
+        );
+    }
+
+    #[test]
+    fn a_promise_is_waited_out_whatever_the_silence() {
+        let mut vigil = vigil(at(50_000));
+        vigil.promised(at(60_000), Millis(3_667));
+        assert_eq!(ask(&vigil, &row(), at(63_666)), Err(Hindrance::Wait(Millis(1))));
+        assert_eq!(ask(&vigil, &row(), at(63_667)), Ok(Ground::WaitPassed));
+    }
+
+    #[test]
+    fn the_promise_that_ends_last_counts() {
+        let mut vigil = vigil(at(0));
+        assert_eq!(vigil.promise_left(at(0)), Millis::ZERO);
+        vigil.promised(at(0), Millis(3_000));
+        vigil.promised(at(1_000), Millis(500));
+        assert_eq!(vigil.promise_left(at(1_000)), Millis(2_000));
+        vigil.promised(at(1_000), Millis(2_500));
+        assert_eq!(vigil.promise_left(at(1_000)), Millis(2_500));
+    }
+
+    /// Elapsed time is rounded down, so half a millisecond after the first promise as much is left of it as the second is
+    /// long: the second is in force all the same, to its own end.
+    #[test]
+    fn a_second_promise_within_the_same_millisecond_ends_later() {
+        let half = Moment { boottime_us: 500, monotonic_raw_us: 500 };
+        let mut vigil = Vigil::started(at(0));
+        vigil.promised(at(0), Millis(3_000));
+        vigil.promised(half, Millis(3_000));
+        assert_eq!(vigil.promise_left(at(3_000)), Millis(1));
+    }
+
+    #[test]
+    fn a_new_process_waits_for_what_an_earlier_one_may_have_promised() {
+        let mut vigil = Vigil::started(at(60_000));
+        vigil.saw(BOTH.0, BOTH.1, at(50_000));
+        assert_eq!(ask(&vigil, &row(), at(63_666)), Err(Hindrance::Wait(Millis(1))));
+        assert_eq!(ask(&vigil, &row(), at(63_667)), Ok(Ground::WaitPassed));
+    }
+
+    #[test]
+    fn only_the_named_replica_of_the_named_node_accepts_and_only_for_this_beat() {
+        let vigil = vigil(at(0));
+        let hindered = |row: &Row, me: &Holder| vigil.may_accept(row, me, true, &Policy::default(), at(60_000));
+        let new_disk = Holder { incarnation: "b-2".parse().expect("a valid name"), ..holder("b") };
+        let other_node = Holder { incarnation: holder("b").incarnation, ..holder("c") };
+        assert_eq!(hindered(&row(), &holder("b")), Ok(Ground::WaitPassed));
+        for me in [new_disk, other_node, holder("c")] {
+            assert_eq!(hindered(&row(), &me), Err(Hindrance::NotNominated), "{me:?}");
+        }
+        for (epoch, beat) in [(Epoch(4), BOTH.1), (BOTH.0, Beat(6)), (BOTH.0, Beat(8))] {
+            let stale = Row { nominee: Some(Nominee { epoch, beat, ..nominee() }), ..row() };
+            assert_eq!(hindered(&stale, &holder("b")), Err(Hindrance::NotNominated));
+        }
+        assert_eq!(hindered(&Row { nominee: None, ..row() }, &holder("b")), Err(Hindrance::NotNominated));
+    }
+
+    #[test]
+    fn data_decides_before_time_does() {
+        let vigil = vigil(at(0));
+        let policy = Policy::default();
+        let alone: BTreeSet<Incarnation> = BTreeSet::from([holder("a").incarnation]);
+        let outside = Row { in_sync: alone, ..row() };
+        assert_eq!(ask(&vigil, &outside, at(60_000)), Err(Hindrance::NotInSync));
+        let lossy = Row { nominee: Some(Nominee { lossy: true, ..nominee() }), ..outside };
+        assert_eq!(ask(&vigil, &lossy, at(60_000)), Ok(Ground::WaitPassed));
+        for row in [row(), lossy] {
+            let answer = vigil.may_accept(&row, &holder("b"), false, &policy, at(60_000));
+            assert_eq!(answer, Err(Hindrance::Inconsistent));
+        }
+    }
+
+    #[test]
+    fn nothing_is_waited_for_when_the_holder_let_go_or_is_proven_dead() {
+        let mut vigil = Vigil::started(at(60_000));
+        vigil.promised(at(60_000), Millis(3_667));
+        let now = at(60_000);
+        assert_eq!(ask(&vigil, &Row { holder: None, activated: false, ..row() }, now), Ok(Ground::Released));
+        let proven = |proof| Row { nominee: Some(Nominee { proof, ..nominee() }), ..row() };
+        assert_eq!(ask(&vigil, &proven(dead("a")), now), Ok(Ground::ProofOfDeath));
+        assert_eq!(
+            ask(&vigil, &proven(dead("c")), now),
+            Err(Hindrance::Wait(Millis(3_667))),
+            "another machine's death"
+        );
     }
 }

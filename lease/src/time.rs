@@ -93,6 +93,30 @@ mod tests {
     }
 
     #[test]
+    fn each_side_rounds_against_itself() {
+        let then = Moment { boottime_us: 500, monotonic_raw_us: 500 };
+        let now = Moment { boottime_us: 1_499, monotonic_raw_us: 1_499 };
+        assert_eq!((now.longest_since(then), now.shortest_since(then)), (Millis(1), Millis::ZERO));
+        let now = Moment { boottime_us: 1_500, monotonic_raw_us: 1_500 };
+        assert_eq!((now.longest_since(then), now.shortest_since(then)), (Millis(1), Millis(1)));
+        assert_eq!(now.left_of(then, Millis(3)), Millis(2));
+    }
+
+    #[test]
+    fn durations_end_at_zero_and_at_the_largest() {
+        assert_eq!((Millis(5).minus(Millis(2)), Millis(2).minus(Millis(5))), (Millis(3), Millis::ZERO));
+        assert_eq!((Millis(5).plus(Millis(2)), Millis(u64::MAX).plus(Millis(2))), (Millis(7), Millis(u64::MAX)));
+        assert_eq!(std::time::Duration::from(Millis(1_500)), std::time::Duration::from_micros(1_500_000));
+        assert_eq!((Millis(7).to_string(), format!("{:?}", Millis(7))), ("7 ms".into(), "7ms".into()));
+    }
+
+    #[test]
+    fn a_later_moment_is_later_on_both_clocks() {
+        let then = Moment { boottime_us: 1, monotonic_raw_us: 2 };
+        assert_eq!(then.after(Millis(3)), Moment { boottime_us: 3_001, monotonic_raw_us: 3_002 });
+    }
+
+    #[test]
     fn a_clock_that_goes_back_gives_no_elapsed_time_to_the_watcher() {
         let then = Moment { boottime_us: 9_000, monotonic_raw_us: 9_000 };
         let now = Moment { boottime_us: 1_000, monotonic_raw_us: 90_000 };
