@@ -164,6 +164,39 @@ mod tests {
     }
 
     #[test]
+    fn a_later_renewal_extends_the_lease_and_an_earlier_one_changes_nothing() {
+        let mut authority = Authority::of_new_epoch([inc("b")]);
+        authority.renewed(at(1_000), Millis(3_000));
+        authority.renewed(at(500), Millis(3_000));
+        assert_eq!(authority.lease_left(at(1_000)), Millis(3_000));
+        authority.renewed(at(1_750), Millis(3_000));
+        assert_eq!(authority.lease_left(at(1_750)), Millis(3_000));
+    }
+
+    #[test]
+    fn a_later_answer_extends_the_promise() {
+        let policy = Policy::default();
+        let mut authority = Authority::of_new_epoch([inc("b")]);
+        authority.promised(&inc("b"), at(0), policy.promise_ms, &policy);
+        authority.promised(&inc("b"), at(250), policy.promise_ms, &policy);
+        assert_eq!(authority.promise_left(&inc("b"), at(250)), Millis(3_000));
+        assert_eq!(authority.promise_left(&inc("x"), at(250)), Millis::ZERO, "who is not needed has promised nothing");
+    }
+
+    #[test]
+    fn who_is_needed_is_said_and_what_a_member_promised_outlasts_a_change_of_the_others() {
+        let policy = Policy::default();
+        let mut authority = Authority::of_new_epoch([inc("b")]);
+        authority.promised(&inc("b"), at(0), policy.promise_ms, &policy);
+        authority.needs(inc("c"));
+        authority.needs(inc("b"));
+        assert_eq!(authority.need().cloned().collect::<Vec<_>>(), [inc("b"), inc("c")]);
+        authority.proven([inc("b")], false);
+        assert_eq!(authority.need().cloned().collect::<Vec<_>>(), [inc("b")]);
+        assert_eq!(authority.promise_left(&inc("b"), at(10)), Millis(2_990));
+    }
+
+    #[test]
     fn an_old_answer_never_shortens_nor_a_stranger_lengthens() {
         let policy = Policy::default();
         let mut authority = Authority::of_new_epoch([inc("b")]);
