@@ -215,12 +215,13 @@ async fn change(cloud: &impl Cloud, seen: &mut Observation, change: &Change) -> 
     }
 }
 
-/// Sends one write. An outcome that is not known is found out by reading: its effect shows whether it was applied.
+/// Sends one write. An outcome that is not known is found out by reading: its effect shows whether it was applied. The
+/// answer is the row as it was written, also where it has moved on since: what follows is waited for from there.
 async fn apply(cloud: &impl Cloud, seen: &mut Observation, write: &Write) -> Result<Option<Row>, Trouble> {
     let found = match cloud.write(write, WRITE).await {
         Outcome::Applied(row) => return Ok(Some(*row)),
         Outcome::Refused { found } => found.map(|row| *row),
-        Outcome::Superseded { found } if has_effect(&found, write) => return Ok(Some(*found)),
+        Outcome::Superseded { found } if has_effect(&found, write) => return Ok(Some(write.row.clone())),
         Outcome::Superseded { found } => Some(*found),
         Outcome::NotApplied { problem } => {
             tracing::warn!(cluster = %seen.config.cluster, %problem, "the row was not written");
@@ -230,8 +231,8 @@ async fn apply(cloud: &impl Cloud, seen: &mut Observation, write: &Write) -> Res
         Outcome::Unknown { problem } => {
             tracing::warn!(cluster = %seen.config.cluster, %problem, "whether the row was written is not known: reading it");
             let found = cloud.row(&seen.config.cluster).await?;
-            if let Some(row) = found.as_ref().filter(|row| has_effect(row, write)) {
-                return Ok(Some(row.clone()));
+            if found.as_ref().is_some_and(|row| has_effect(row, write)) {
+                return Ok(Some(write.row.clone()));
             }
             // Not there now, perhaps later. It carries the version it was made for, so it cannot undo what follows.
             found
@@ -248,8 +249,12 @@ async fn apply(cloud: &impl Cloud, seen: &mut Observation, write: &Write) -> Res
 fn has_effect(found: &Row, write: &Write) -> bool {
     let founded = matches!(write.expect, Expect::Absent) && found.lineage == write.row.lineage;
     let asked = write.row.intent.is_some() && found.intent == write.row.intent;
+    // Taken up already: the request is cleared once the new holder is active.
+    let moved = write.row.intent.as_ref().is_some_and(|intent| {
+        found.epoch == write.row.epoch.next() && found.holder.as_ref().is_some_and(|holder| holder.node == intent.to)
+    });
     let nominated = write.row.nominee.is_some() && found.live_nominee() == write.row.nominee.as_ref();
-    found.nonce == write.row.nonce || founded || asked || nominated
+    found.nonce == write.row.nonce || founded || asked || moved || nominated
 }
 
 async fn stop(

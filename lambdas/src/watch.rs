@@ -175,7 +175,8 @@ async fn clear_old_intent(cloud: &impl Cloud, config: &ClusterConfig, row: &Row,
     let now = cloud.elapsed();
     let old = {
         let mut intents = memory.intents.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match &row.intent {
+        // What its target has taken up already is cleared by that node.
+        match row.open_intent() {
             None => {
                 intents.remove(&config.cluster);
                 None

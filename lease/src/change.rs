@@ -46,12 +46,13 @@ pub enum Change {
         me: Holder,
         terms: Terms,
     },
-    /// The new holder has drained what older epochs queued and will open its volumes.
+    /// The new holder has drained what older epochs queued and will open its volumes. The request that led to it is done.
     Activate {
         me: Holder,
         epoch: Epoch,
     },
-    /// Planned: the holder has stopped the workload, every write is acknowledged everywhere, and `to` continues.
+    /// Planned: the holder has stopped the workload, every write is acknowledged everywhere, and `to` continues. A request
+    /// to move to `to` stays until it activates: so it knows why it serves, however late it reads the row.
     HandOver {
         me: Holder,
         epoch: Epoch,
@@ -225,6 +226,7 @@ impl Change {
                     return Err(Refusal::AlreadyActivated { epoch: *epoch });
                 }
                 next.activated = true;
+                next.intent = row.open_intent().cloned();
             }
             Self::HandOver { me, epoch, to, terms } => {
                 held_by(row, me, *epoch)?;
@@ -238,6 +240,7 @@ impl Change {
                     return Err(Refusal::NotInSync { member: to.incarnation.clone() });
                 }
                 next.takes_epoch(to, *terms);
+                next.intent = row.intent.clone().filter(|intent| intent.to == to.node);
             }
             Self::Release { me, epoch } => {
                 held_by(row, me, *epoch)?.beats(&mut next);
@@ -250,6 +253,10 @@ impl Change {
                     return Err(not_holder(row, me));
                 }
                 next.takes_epoch(me, *terms);
+                if !row.activated {
+                    // Handed over to, and not active yet: why it took over is still to be told.
+                    next.intent = row.intent.clone().filter(|intent| intent.to == me.node);
+                }
                 if *after == Drain::Crash {
                     next.in_sync = BTreeSet::from([me.incarnation.clone()]);
                 }
@@ -274,7 +281,7 @@ impl Change {
                     }
                     Some(_) => {}
                 }
-                if let Some(other) = row.intent.as_ref().filter(|other| other.id != intent.id) {
+                if let Some(other) = row.open_intent().filter(|other| other.id != intent.id) {
                     return Err(Refusal::IntentUnderWay { id: other.id.clone(), to: other.to.clone() });
                 }
                 next.intent = Some(intent.clone());

@@ -26,7 +26,8 @@ pub struct Row {
     /// The holder has drained, reconciled and opened its volumes.
     pub activated: bool,
     pub nominee: Option<Nominee>,
-    /// An operator's or the holder's own request to move, until it is done or cleared.
+    /// An operator's or the holder's own request to move, until it is done or cleared. Once its target holds the lease
+    /// nothing is asked any more (see [`Self::open_intent`]); it stays until that holder activates, for its reason.
     pub intent: Option<Intent>,
     /// While set, nothing is decided automatically (R100).
     pub paused: Option<Pause>,
@@ -50,6 +51,18 @@ impl Row {
     #[must_use]
     pub fn live_nominee(&self) -> Option<&Nominee> {
         self.nominee.as_ref().filter(|nominee| nominee.epoch == self.epoch && nominee.beat == self.beat)
+    }
+
+    /// The request to move, while there is something to do: its target does not hold the lease.
+    #[must_use]
+    pub fn open_intent(&self) -> Option<&Intent> {
+        self.intent.as_ref().filter(|intent| self.holder.as_ref().is_none_or(|holder| holder.node != intent.to))
+    }
+
+    /// The request by which the holder took this epoch, until it activates.
+    #[must_use]
+    pub fn done_intent(&self) -> Option<&Intent> {
+        self.intent.as_ref().filter(|intent| self.holder.as_ref().is_some_and(|holder| holder.node == intent.to))
     }
 }
 

@@ -120,6 +120,8 @@ pub(crate) struct State {
     pub faults: VecDeque<CloudError>,
     /// Outcomes of the next writes: `true` where the write is applied but its answer lost.
     pub lost_answers: VecDeque<bool>,
+    /// What happens to the row right after an answer was lost.
+    pub after_lost: Option<Hook>,
     pub reads: usize,
     /// Nodes whose heartbeat item a newer release has written.
     pub unreadable: BTreeSet<NodeId>,
@@ -198,6 +200,7 @@ impl Fake {
             calls: Vec::new(),
             faults: VecDeque::new(),
             lost_answers: VecDeque::new(),
+            after_lost: None,
             reads: 0,
             unreadable: BTreeSet::new(),
             renews_before_reads: false,
@@ -246,9 +249,12 @@ impl State {
         let Some(row) = self.row.clone() else { return };
         let works = |node: &NodeId| self.alive.contains(node) && !self.cut_off.contains(node);
         if let Some(me) = row.holder.clone().filter(|holder| works(&holder.node)) {
-            let asked = row.intent.clone().zip(self.hand_over_after);
+            if !row.activated {
+                return self.make(&Change::Activate { me, epoch: row.epoch });
+            }
+            let asked = row.open_intent().cloned().zip(self.hand_over_after);
             let at = *self.intended_at.get_or_insert(now);
-            if row.intent.is_none() {
+            if row.open_intent().is_none() {
                 self.intended_at = None;
             }
             if let Some((intent, _)) = asked.filter(|(_, after)| now.minus(at) >= *after) {
@@ -375,6 +381,9 @@ impl Cloud for Fake {
         if let Some(applied) = lost {
             if applied && matches {
                 state.row = Some(write.row.clone());
+            }
+            if let Some(mut hook) = state.after_lost.take() {
+                hook(state.row.as_mut().expect("a row"));
             }
             return Outcome::Unknown { problem: "time-out".into() };
         }

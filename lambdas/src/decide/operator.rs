@@ -20,7 +20,7 @@ pub(super) fn switchover(seen: &Observation, row: &Row, to: Option<&NodeId>, rea
             "start the nodes; an in-sync one is nominated as soon as it joins",
         );
     };
-    if let Some(intent) = &row.intent {
+    if let Some(intent) = row.open_intent() {
         let why = format!("a move to {} is under way already ({})", intent.to, intent.reason);
         return block(R400, why, "wait for it; it ends or is cleared within handover_limit_ms");
     }

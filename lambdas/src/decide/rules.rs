@@ -215,7 +215,7 @@ pub(super) fn suspected(seen: &Observation, row: &Row, holder: &Holder) -> Decis
 
 /// R300. The holder lives and asks to be relieved.
 pub(super) fn relief(seen: &Observation, row: &Row, why: &str) -> Decision {
-    if let Some(intent) = &row.intent {
+    if let Some(intent) = row.open_intent() {
         return nothing(Rule::R120, format!("a move to {} is under way already ({})", intent.to, intent.reason));
     }
     match target_of_move(seen, row, Rule::R300) {

@@ -432,6 +432,28 @@ async fn a_request_whose_answer_was_lost_is_known_by_its_effect_though_the_holde
 }
 
 #[tokio::test]
+async fn a_request_whose_answer_was_lost_and_that_was_taken_up_at_once_is_completed() {
+    for activated in [false, true] {
+        let cloud = Fake::pair();
+        cloud.state().lost_answers.push_back(true);
+        cloud.state().after_lost = Some(Box::new(move |row: &mut Row| {
+            let terms = lease::change::Terms { ttl_ms: row.ttl_ms, lossy_ok: row.lossy_ok };
+            let nonce = |text: &str| text.parse().expect("a name");
+            let hand_over = Change::HandOver { me: holder("a"), epoch: row.epoch, to: holder("b"), terms };
+            *row = hand_over.on(row, nonce("a-1")).expect("legal").row;
+            assert_eq!(row.done_intent().map(|intent| intent.rule), Some(Rule::R400));
+            if activated {
+                let activate = Change::Activate { me: holder("b"), epoch: row.epoch };
+                *row = activate.on(row, nonce("b-1")).expect("legal").row;
+            }
+        }));
+        let answer = asked(&cloud, json!({ "action": "switchover", "cluster": "web", "to": "b" })).await;
+        assert_eq!(answer["outcome"], "completed", "activated {activated}: {answer}");
+        leads_to(&cloud, "eni-b");
+    }
+}
+
+#[tokio::test]
 async fn an_instance_that_no_cluster_names_is_nobodys_business() {
     let cloud = Fake::pair();
     let event = json!({ "source": "aws.ec2", "detail-type": "EC2 Instance State-change Notification",

@@ -83,6 +83,9 @@ fn states() -> Vec<Row> {
         let members = BTreeSet::from([incarnation("a", 1)]);
         states.push(Row { lossy_ok: true, in_sync: members, nominee: Some(lossy), ..row.clone() });
         states.push(Row { intent: Some(intent("i1")), ..row.clone() });
+        if row.holder.is_some() && !row.activated {
+            states.push(Row { intent: Some(Intent { to: node("a"), ..intent("i1") }), ..row.clone() });
+        }
         states.push(Row { paused: Some(Pause { reason: "maintenance".into() }), ..row });
     }
     states

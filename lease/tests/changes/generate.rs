@@ -131,6 +131,9 @@ pub(crate) fn rows() -> impl Strategy<Value = Row> {
             if impossible {
                 row.nominee = None;
             }
+            if row.activated {
+                row.intent = row.open_intent().cloned();
+            }
             row
         },
     )

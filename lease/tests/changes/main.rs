@@ -49,6 +49,7 @@ fn check_row(row: &Row) {
         assert!(row.in_sync.contains(&holder.incarnation), "the holder itself is not in sync: {row:?}");
     }
     assert!(row.holder.is_some() || !row.activated, "activated, yet nobody holds it");
+    assert!(!row.activated || row.done_intent().is_none(), "a request that is done outlives the activation: {row:?}");
     if let Some(nominee) = row.live_nominee() {
         assert!(row.holder.as_ref().is_none_or(|holder| holder.node != nominee.node), "the holder is its own nominee");
         assert!(nominee.lossy || row.in_sync.contains(&nominee.incarnation), "a live nomination would lose writes");
@@ -68,7 +69,11 @@ fn check_step(change: &Change, old: &Row, write: &Write) {
         assert_eq!(new.epoch, old.epoch.next(), "a new holder, or a restart of one, takes exactly the next epoch");
         assert_eq!(new.beat, Beat(0));
         assert!(!new.activated, "nothing serves before it is activated");
-        assert!(new.nominee.is_none() && new.intent.is_none(), "what was asked of the old epoch is over");
+        assert!(new.nominee.is_none() && new.open_intent().is_none(), "what was asked of the old epoch is over");
+        if let Some(intent) = &new.intent {
+            assert_eq!(old.intent.as_ref(), Some(intent), "only a request that was made says why");
+            assert!(!matches!(change, Change::Accept { .. }), "a nominee takes over by its nomination");
+        }
     } else {
         assert_eq!(new.epoch, old.epoch);
         assert_eq!((new.ttl_ms, new.lossy_ok), (old.ttl_ms, old.lossy_ok), "terms are fixed for the epoch");
@@ -130,6 +135,7 @@ fn check_step(change: &Change, old: &Row, write: &Write) {
         Change::Shrink { peer, .. } | Change::Leave { me: peer } => assert_eq!(with(&new.in_sync, peer), old.in_sync),
         _ => assert_eq!(new.in_sync, old.in_sync, "{change:?} has no business with the in-sync set"),
     }
+    check_intent(change, old, new);
     if !matches!(change, Change::Pause(_) | Change::Resume) {
         assert_eq!(new.paused, old.paused, "only an operator pauses and resumes");
     }
@@ -138,6 +144,26 @@ fn check_step(change: &Change, old: &Row, write: &Write) {
             || takes_epoch(change)
             || matches!(change, Change::Activate { .. } | Change::Release { .. })
     );
+}
+
+/// Who may touch a request to move: who makes it, who clears it, and whoever ends what it was asked of.
+fn check_intent(change: &Change, old: &Row, new: &Row) {
+    match change {
+        Change::Intend(intent) => assert_eq!(new.intent.as_ref(), Some(intent)),
+        Change::ClearIntent { .. } | Change::Release { .. } | Change::Accept { .. } => assert_eq!(new.intent, None),
+        Change::HandOver { to, .. } => {
+            assert_eq!(new.intent, old.intent.clone().filter(|intent| intent.to == to.node), "its reason survives");
+        }
+        Change::Restart { .. } => {
+            assert_eq!(
+                new.intent,
+                old.done_intent().filter(|_| !old.activated).cloned(),
+                "told once active, not before"
+            );
+        }
+        Change::Activate { .. } => assert_eq!(new.intent.as_ref(), old.open_intent(), "what is done is cleared"),
+        _ => assert_eq!(new.intent, old.intent, "{change:?} has no business with the request to move"),
+    }
 }
 
 fn with(
@@ -219,6 +245,27 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_founded_row_is_released_and_its_nominee_may_accept_at_once_and_nobody_else() {
+    let founding = Founding {
+        cluster: generate::cluster(),
+        lineage: generate::lineage(),
+        terms: Terms { ttl_ms: Millis(4_000), lossy_ok: true },
+        nominee: generate::nominee("a", 1, (99, 99), false),
+    };
+    let write = founding.write(nonce(0));
+    assert_eq!(write.expect, Expect::Absent);
+    let row = write.row;
+    assert_eq!((row.epoch, row.beat, row.rev), (Epoch(0), Beat(0), Rev(1)));
+    assert_eq!((row.holder.as_ref(), row.activated, row.ttl_ms, row.lossy_ok), (None, false, Millis(4_000), true));
+    let nominee = row.live_nominee().expect("bound to epoch 0, beat 0, whatever the caller wrote");
+    assert_eq!(nominee.node, generate::node("a"));
+    let terms = Terms { ttl_ms: Millis(3_000), lossy_ok: false };
+    let accept = |me| Change::Accept { me, terms }.on(&row, nonce(1));
+    assert!(accept(generate::holder("a", 1)).is_ok());
+    assert!(matches!(accept(generate::holder("b", 1)), Err(Refusal::NotNominated { .. })));
 }
 
 /// The walk above is worth nothing if it never leaves the start.

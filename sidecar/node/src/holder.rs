@@ -250,7 +250,7 @@ impl Node {
     /// is stopped for it, so that nothing is stopped for a peer that is gone.
     fn follow_intent(&mut self, now: Moment) {
         let patience = Millis(self.setup.policy.ping_ms.0 * 4);
-        let intent = self.row.as_ref().and_then(|row| row.intent.clone());
+        let intent = self.row.as_ref().and_then(|row| row.open_intent().cloned());
         let wanted = intent.is_some() || self.ending.is_some();
         let Some(tenure) = self.tenure() else { return };
         if !wanted {

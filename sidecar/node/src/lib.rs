@@ -396,7 +396,8 @@ impl Node {
             self.out.push(Effect::Promise { epoch: row.epoch });
         }
         self.told = None;
-        let why = format!("holds epoch {}, {rule}: {}", row.epoch, rule.says());
+        let asked = row.done_intent().map_or_else(String::new, |intent| format!(" ({})", intent.reason));
+        let why = format!("holds epoch {}, {rule}: {}{asked}", row.epoch, rule.says());
         self.role = Role::Holding(Box::new(tenure));
         let epoch = row.epoch;
         self.remember(row, now);
@@ -405,6 +406,10 @@ impl Node {
     }
 
     fn rule_of_taking(&self, before: Option<&Row>, row: &Row) -> Rule {
+        // A hand-over leaves its request in the row until this node is active, however often it restarts before.
+        if let Some(intent) = row.done_intent() {
+            return intent.rule;
+        }
         let by_me = self.past.is_some() && before.is_some_and(|before| before.is_held_by(&self.setup.me));
         if by_me && row.is_held_by(&self.setup.me) {
             return Rule::R120;
@@ -531,11 +536,12 @@ impl Node {
         }
     }
 
-    /// Whether this node may take another's replicated writes: not before it has read the row, and not while it may be
-    /// holder without knowing it yet. What it takes is still bound to the epoch that its replica has promised.
+    /// Whether this node may take the replicated writes of `epoch`: not before it has read the row, not of an epoch that it
+    /// knows to be over, and not while it may be the holder of the next one without knowing it yet.
     #[must_use]
-    pub fn takes_writes(&self) -> bool {
-        self.role == Role::Standby && !self.accepting()
+    pub fn takes_writes_of(&self, epoch: Epoch) -> bool {
+        let known = self.row.as_ref().map(|row| row.epoch).max(self.past);
+        self.role == Role::Standby && !self.accepting() && !self.barred && known.is_some_and(|known| epoch >= known)
     }
 
     fn held_epoch(&self) -> Option<Epoch> {

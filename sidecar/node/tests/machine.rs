@@ -171,6 +171,59 @@ fn a_planned_switchover_takes_less_than_a_second_both_ways() {
     }
 }
 
+/// The rule of the last `Failover Accepted`, and whose it is.
+fn accepted(world: &World) -> Option<(String, lease::rules::Rule)> {
+    world.told.iter().rev().find_map(|(_, _, told)| match told {
+        Told::FailoverAccepted(told) => Some((told.holder.to_string(), told.rule)),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_switchover_is_told_by_the_rule_that_asked_for_it() {
+    let mut world = World::serving(&["a", "b"]);
+    for to in ["b", "a", "b", "a"] {
+        world.intend(to);
+        world.run_until(3_000, |world| world.serving_now() == Some(to));
+        world.run(2_000);
+        assert_eq!(accepted(&world), Some((to.into(), Rule::R400)), "{}", world.notes.join("\n"));
+        assert!(world.row.as_ref().is_some_and(|row| row.intent.is_none() && row.activated));
+        assert_eq!(world.serving_now(), Some(to), "what is done is not acted on again");
+    }
+    let kept = |note: &&String| note.contains("R400: operator's switchover (test)");
+    assert_eq!(world.notes.iter().filter(kept).count(), 4, "{}", world.notes.join("\n"));
+}
+
+#[test]
+fn a_target_that_restarts_before_it_is_active_still_says_why_it_holds() {
+    let mut world = World::serving(&["a", "b"]);
+    world.intend("b");
+    world.run_until(3_000, |world| world.epoch() == 2);
+    world.kill_daemon("b");
+    world.boot("b");
+    world.run_until(10_000, |world| world.serving_now() == Some("b"));
+    assert_eq!(accepted(&world), Some(("b".into(), Rule::R400)), "{}", world.notes.join("\n"));
+    assert!(world.epoch() > 2 && world.row.as_ref().is_some_and(|row| row.intent.is_none()));
+    // A restart once it is active is a restart.
+    world.kill_daemon("b");
+    world.boot("b");
+    let before = world.epoch();
+    world.run_until(10_000, |world| world.epoch() > before && world.row.as_ref().is_some_and(|row| row.activated));
+    world.run(500);
+    assert_eq!(accepted(&world), Some(("b".into(), Rule::R120)));
+}
+
+#[test]
+fn a_target_that_dies_before_it_is_active_leaves_no_request_behind() {
+    let mut world = World::serving(&["a", "b"]);
+    world.intend("b");
+    world.run_until(3_000, |world| world.epoch() == 2);
+    world.power_off("b");
+    world.run_until(20_000, |world| world.serving_now() == Some("a"));
+    assert_eq!(accepted(&world), Some(("a".into(), Rule::R210)), "{}", world.notes.join("\n"));
+    assert!(world.row.as_ref().is_some_and(|row| row.intent.is_none()));
+}
+
 #[test]
 fn an_intent_towards_a_dead_standby_is_cleared_and_service_goes_on() {
     let mut world = World::serving(&["a", "b"]);

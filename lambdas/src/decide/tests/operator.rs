@@ -58,6 +58,24 @@ mod r400_switchover {
     }
 }
 
+#[test]
+fn a_request_that_its_target_has_taken_up_stands_in_nobodys_way() {
+    let mut seen = seen(Hint::Relief { node: node("b"), epoch: Epoch(8), reason: "shutdown".into() });
+    let done = lease::record::Intent {
+        id: Nonce::new("done").expect("a name"),
+        to: node("b"),
+        rule: Rule::R400,
+        reason: "asked by hand".into(),
+    };
+    *the_row(&mut seen) = Row { epoch: Epoch(8), activated: false, intent: Some(done), ..row("b", &["a", "b"]) };
+    let a = beat(&mut seen, "a");
+    (a.heartbeat.epoch, a.advanced) = (Epoch(8), Some(true));
+    let Action::Intend(intent) = decide(&seen).action else { panic!("{:?}", decide(&seen)) };
+    assert_eq!(intent.to, node("a"));
+    let nonce = Nonce::new("n").expect("a name");
+    lease::change::Change::Intend(intent).on(seen.row.as_ref().expect("a row"), nonce).expect("legal");
+}
+
 mod r410_forced {
     use super::*;
 
