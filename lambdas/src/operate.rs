@@ -10,7 +10,7 @@ use crate::observe::Trouble;
 use crate::report::record;
 use crate::{dry_run, status};
 use futures::future::join_all;
-use lease::change::{Change, Refusal};
+use lease::change::{Change, Refusal, Write};
 use lease::ids::{ClusterId, InstanceId};
 use lease::outcome::Outcome;
 use lease::record::{Pause, Row};
@@ -188,11 +188,15 @@ async fn change(cloud: &impl Cloud, cluster: &ClusterId, change: &Change) -> Res
         return Err(Trouble::NoCluster(cluster.clone()));
     }
     let mut row = row;
+    let mut unanswered: Vec<Write> = Vec::new();
     let mut last = String::new();
     for _ in 0..10 {
         let Some(found) = row else {
             return Ok(Err(format!("cluster {cluster} has no lease yet: none of its nodes has ever joined")));
         };
+        if unanswered.iter().any(|write| is_in(write, &found)) {
+            return Ok(Ok(found));
+        }
         let write = match change.on(&found, mark(cloud)) {
             Ok(write) => write,
             Err(Refusal::AlreadyPaused { reason }) => return Ok(Err(format!("it is paused already: {reason}"))),
@@ -201,15 +205,30 @@ async fn change(cloud: &impl Cloud, cluster: &ClusterId, change: &Change) -> Res
         row = match cloud.write(&write, BUDGET).await {
             Outcome::Applied(row) => return Ok(Ok(*row)),
             Outcome::Refused { found } => found.map(|row| *row),
-            Outcome::Superseded { found } => Some(*found),
-            Outcome::NotApplied { problem } | Outcome::Unknown { problem } => {
+            Outcome::Superseded { found } => {
+                unanswered.push(write);
+                Some(*found)
+            }
+            Outcome::NotApplied { problem } => {
+                last = problem;
+                cloud.row(cluster).await?
+            }
+            Outcome::Unknown { problem } => {
+                unanswered.push(write);
                 last = problem;
                 cloud.row(cluster).await?
             }
         };
     }
-    let message = format!("the row kept moving, or did not answer: {last}");
+    let message = format!("the row kept moving, or did not answer: {last}; status shows whether it was done");
     Err(Trouble::Cloud(CloudError::Table { message, passing: true }))
+}
+
+/// Whether `found` shows that this pause or resume, whose answer was lost, was applied: by its mark, or, once somebody
+/// has written since, by what it asked for. Somebody else's same wish in between cannot be told from it then, and makes
+/// no difference to who asked. A stranger's mark in the very place of the write proves that it was not applied.
+fn is_in(write: &Write, found: &Row) -> bool {
+    found.nonce == write.row.nonce || (found.rev > write.row.rev && found.paused == write.row.paused)
 }
 
 async fn paused(cloud: &impl Cloud, cluster: &ClusterId, row: Result<Row, String>, pause: bool, reason: &str) -> Value {

@@ -334,6 +334,46 @@ async fn pause_and_resume() {
 }
 
 #[tokio::test]
+async fn a_pause_or_resume_whose_answer_was_lost_is_known_by_its_effect() {
+    let pause = json!({ "action": "pause", "cluster": "web", "reason": "kernel upgrade" });
+    let resume = json!({ "action": "resume", "cluster": "web" });
+    for (applied, renews) in [(true, false), (true, true), (false, false), (false, true)] {
+        let cloud = Fake::pair();
+        cloud.state().renews_before_reads = renews;
+        cloud.state().lost_answers.push_back(applied);
+        assert_eq!(asked(&cloud, pause.clone()).await["paused"], true, "applied {applied}, renews {renews}");
+        cloud.state().lost_answers.push_back(applied);
+        assert_eq!(asked(&cloud, resume.clone()).await["paused"], false, "applied {applied}, renews {renews}");
+        assert_eq!(cloud.state().row.as_ref().expect("a row").paused, None);
+        let state = cloud.state();
+        let kinds: Vec<_> = state.history.iter().map(|(_, _, item)| item["kind"].as_str().expect("a kind")).collect();
+        assert_eq!(kinds, ["Paused", "Resumed"]);
+    }
+}
+
+#[tokio::test]
+async fn somebody_elses_pause_after_a_lost_answer_is_still_a_refusal() {
+    let pause = json!({ "action": "pause", "cluster": "web", "reason": "kernel upgrade" });
+    // The same reason in the very place of the lost write, and another one at any later place.
+    for (reason, steps) in [("kernel upgrade", 1), ("disk swap", 1), ("disk swap", 3)] {
+        let cloud = Fake::pair();
+        cloud.state().lost_answers.push_back(false);
+        cloud.state().after_lost = Some(Box::new(move |row: &mut Row| {
+            row.paused = Some(lease::record::Pause { reason: reason.into() });
+            row.rev.0 += steps;
+            row.nonce = "somebody-else".parse().expect("a name");
+        }));
+        let answer = asked(&cloud, pause.clone()).await;
+        assert_eq!(answer["error"]["rule"], "R100", "{answer}");
+        assert!(answer["error"]["message"].as_str().expect("a text").contains(reason), "{answer}");
+    }
+    // Nobody had paused it, and no write of this call was lost.
+    let cloud = Fake::pair();
+    let answer = asked(&cloud, json!({ "action": "resume", "cluster": "web" })).await;
+    assert!(answer["error"]["message"].as_str().expect("a text").contains("not paused"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_hand_over_that_no_function_drove_is_followed() {
     let accepted = json!({ "source": "leasehold", "detail-type": "Failover Accepted", "detail": {
         "v": 1, "cluster": "web", "rule": "R300", "holder": "b", "epoch": 8 } });
