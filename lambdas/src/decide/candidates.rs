@@ -2,7 +2,7 @@
 
 use super::{Hint, Observation, Sighting, launch};
 use lease::heartbeat::Heartbeat;
-use lease::ids::NodeId;
+use lease::ids::{Epoch, NodeId};
 use lease::record::Row;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ pub(super) struct Candidate<'a> {
 pub(super) enum Life {
     /// The hint is its own word, or its heartbeat advanced while we looked.
     Proven,
-    /// Its heartbeat has seen the row's latest beats: it was written seconds ago.
+    /// Its heartbeat has seen this epoch's latest beats: it was written seconds ago, as the row counts them.
     Fresh,
     /// Nothing recent is known.
     Doubtful,
@@ -112,10 +112,15 @@ fn life(seen: &Observation, row: &Row, sighting: &Sighting) -> Life {
     if sighting.advanced == Some(false) || is_down(seen, heartbeat) {
         return Life::Dead;
     }
-    // A living standby's heartbeat is at most one interval old and shows beats of one read interval before that.
+    // What has seen this epoch's beat k was written after beat k was made: not longer ago than the row took for the beats
+    // since, and has stood still since the last. So also in an epoch that has only a few: it is as young itself. A living
+    // standby's heartbeat is at most one interval old and shows beats of one read interval before that.
     let policy = &seen.config.policy;
     let recent = 2 + 2 * (policy.heartbeat_ms.0 + policy.row_read_ms.0) / policy.beat_ms.0.max(1);
-    if heartbeat.epoch == row.epoch && row.beat.0.saturating_sub(heartbeat.beat.0) <= recent && row.beat.0 > recent {
+    // Epoch 0 is also what a node says that has never seen a row. And where nobody holds, no beats pass by which a time
+    // could be told: only who has just let go says that it was a moment ago.
+    let counts = row.epoch > Epoch(0) && (row.holder.is_some() || matches!(seen.hint, Hint::Released { .. }));
+    if counts && heartbeat.epoch == row.epoch && row.beat.0.saturating_sub(heartbeat.beat.0) <= recent {
         Life::Fresh
     } else {
         Life::Doubtful

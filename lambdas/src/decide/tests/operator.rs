@@ -19,6 +19,25 @@ mod r400_switchover {
         }
     }
 
+    /// Held by b since a moment ago; a, which held before, has said `at` in its heartbeat.
+    fn back_to_a(beats: u64, at: (u64, u64)) -> Decision {
+        let mut seen = to(Some("a"));
+        *the_row(&mut seen) = Row { epoch: Epoch(8), beat: Beat(beats), ..row("b", &["a", "b"]) };
+        let a = beat(&mut seen, "a");
+        (a.heartbeat.epoch, a.heartbeat.beat) = (Epoch(at.0), Beat(at.1));
+        decide(&seen)
+    }
+
+    #[test]
+    fn right_after_a_failover_a_heartbeat_of_the_new_epoch_is_enough() {
+        for (beats, at) in [(0, (8, 0)), (1, (8, 0)), (5, (8, 3)), (12, (8, 0)), (500, (8, 488))] {
+            assert!(matches!(back_to_a(beats, at).action, Action::Intend(_)), "{beats} {at:?}");
+        }
+        for (beats, at) in [(1, (7, 500)), (0, (0, 0)), (13, (8, 0)), (500, (8, 487)), (500, (7, 499))] {
+            assert!(matches!(looks(&back_to_a(beats, at)), [Missing::Movement { .. }]), "{beats} {at:?}");
+        }
+    }
+
     #[test]
     fn also_while_paused() {
         let mut seen = to(Some("b"));

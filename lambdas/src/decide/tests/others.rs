@@ -111,6 +111,27 @@ mod r250_released {
     }
 
     #[test]
+    fn while_nobody_holds_no_beats_pass_that_could_tell_a_heartbeats_age() {
+        // Let go just now, says the event.
+        assert_eq!(nominated(&decide(&released(by_a(), &["a", "b"]))).node, node("b"));
+        // Let go some time ago, maybe hours.
+        let seen = released(Hint::Look, &["a", "b"]);
+        assert!(matches!(looks(&decide(&seen)), [Missing::Movement { nodes, .. }] if nodes.len() == 2));
+    }
+
+    #[test]
+    fn in_epoch_0_a_heartbeat_that_has_seen_nothing_is_not_fresh() {
+        let mut seen =
+            released(Hint::Released { node: node("a"), epoch: Epoch(0), reason: String::new() }, &["a", "b"]);
+        (the_row(&mut seen).epoch, the_row(&mut seen).beat) = (Epoch(0), Beat(0));
+        for name in ["a", "b"] {
+            let heartbeat = &mut beat(&mut seen, name).heartbeat;
+            (heartbeat.epoch, heartbeat.beat) = (Epoch(0), Beat(0));
+        }
+        assert!(matches!(looks(&decide(&seen)), [Missing::Movement { .. }]));
+    }
+
+    #[test]
     fn an_old_heartbeat_is_looked_at_twice() {
         let mut seen = released(Hint::Look, &["a", "b"]);
         for name in ["a", "b"] {
