@@ -6,8 +6,8 @@
 //!          row past the hint's (epoch, beat) ───────▶ R110 nothing
 //!          nobody holds ────────────────────────────▶ R250 nominate at once
 //!          holder's instance gone, EC2 confirms ────▶ R200 nominate with proof of death
-//!          suspected: a standby in sync hears it ───▶ R220 nothing, told
-//!                     one in sync does not ─────────▶ R210 nominate it
+//!          suspected: one in sync does not hear it ─▶ R210 nominate it
+//!                     all in sync that live hear it ▶ R220 nothing, told
 //!                     only asynchronous, allowed ───▶ R240 nominate, lossy
 //!                     nobody ───────────────────────▶ R230 blocked
 //!          holder wants to be relieved ─────────────▶ R300 intent

@@ -16,9 +16,10 @@ pub enum Rule {
     R120,
     /// AWS says that the holder's instance is stopped or terminated: nominate with proof of death.
     R200,
-    /// The holder is suspected, and an in-sync standby neither sees the row move nor hears it: nominate that standby.
+    /// The holder is suspected, and an in-sync standby neither sees the row move nor hears it: nominate that standby,
+    /// whatever others hear. Without its promise the holder may not serve beyond its lease.
     R210,
-    /// The holder is suspected, but an in-sync standby still hears it: no nomination.
+    /// The holder is suspected, but every in-sync standby that is alive still hears it: no nomination.
     R220,
     /// The holder is silent and no in-sync standby is alive: blocked; an operator may force.
     R230,

@@ -3,8 +3,12 @@
 use super::tests::{seen, sighting};
 use super::*;
 use crate::cloud::fake::{LAUNCHED_S, hearing, holder, node, row};
+use lease::accept::Vigil;
+use lease::authority::{Authority, Standing};
 use lease::change::Change;
+use lease::policy::Policy;
 use lease::record::Pause;
+use lease::time::Moment;
 use proptest::prelude::*;
 
 fn any_hint() -> impl Strategy<Value = Hint> {
@@ -202,6 +206,100 @@ proptest! {
         b.heartbeat.instance = holder("b").instance;
         b.heartbeat.hears.insert(node("a"), hearing(true));
         prop_assert_eq!(decide(&seen).rule, Rule::R220);
+    }
+
+    /// Live: with three nodes, a member in sync that lives and does not hear the holder is never left waiting for one that
+    /// does; and only the word of all that live is R220.
+    #[test]
+    fn a_living_member_that_does_not_hear_the_holder_is_nominated_whatever_a_third_hears(
+        b in prop::bool::weighted(0.5), c in (prop::option::of(any::<bool>()), any::<bool>()),
+        by in prop::sample::select(vec!["b", "c", "watch"])
+    ) {
+        let mut seen = super::tests::three(match by {
+            "watch" => Hint::StoodStill { epoch: Epoch(7), beat: Beat(100) },
+            by => Hint::Suspected {
+                node: node(by),
+                epoch: Epoch(7),
+                beat: Beat(100),
+                silent_ms: Millis(1_833),
+                hears: if by == "b" { b } else { c.1 },
+            },
+        });
+        for (name, advanced, hears) in [("b", Some(true), b), ("c", c.0, c.1)] {
+            let sighting = seen.heartbeats.as_mut().expect("read").get_mut(&node(name)).expect("a heartbeat");
+            sighting.advanced = advanced;
+            sighting.heartbeat.hears.insert(node("a"), hearing(hears));
+        }
+        let decision = decide(&seen);
+        let c_lives = c.0 == Some(true) || by == "c";
+        match (b, c.1) {
+            (false, _) => prop_assert!(matches!(&decision.action, Action::Nominate(nominee) if nominee.node == node("b"))),
+            (true, true) => prop_assert_eq!(decision.rule, Rule::R220),
+            (true, false) if c_lives => {
+                prop_assert!(matches!(&decision.action, Action::Nominate(nominee) if nominee.node == node("c")));
+            }
+            (true, false) if c.0 == Some(false) => prop_assert_eq!(decision.rule, Rule::R220),
+            (true, false) => prop_assert!(matches!(decision.action, Action::LookAgain(_))),
+        }
+    }
+
+    /// Safe: whenever such a nominee may accept, the holder has no right to serve, however well the third member hears it
+    /// and promises. `a` renewed last at `renewed` and pings `b` at any times with any delays, some answers lost; clocks
+    /// run as far apart as allowed.
+    #[test]
+    fn a_nominee_accepts_only_once_the_holder_may_not_serve_though_a_third_promises(
+        renewed in 2_000_u64..6_000, shown_after in 0_u64..4_000,
+        pings in prop::collection::vec((0_u64..14_000, 0_u64..3_000, prop::option::of(0_u64..3_000)), 0..6),
+        wait in 0_u64..12_000, rate_a in 90_u64..=110, rate_b in 90_u64..=110
+    ) {
+        let policy = Policy::default();
+        let clock = |rate: u64, real: u64| {
+            let us = 1_000_000_000 + real * 10 * rate;
+            Moment { boottime_us: us, monotonic_raw_us: us }
+        };
+        let (of_a, of_b) = (|real| clock(rate_a, real), |real| clock(rate_b, real));
+        let now = renewed + wait;
+        let mut row = row("a", &["a", "b", "c"]);
+        row.nominee = Some(Nominee {
+            node: node("b"),
+            incarnation: holder("b").incarnation,
+            epoch: row.epoch,
+            beat: row.beat,
+            rule: Rule::R210,
+            reason: "silent".into(),
+            proof: None,
+            lossy: false,
+        });
+        let mut authority = Authority::of_new_epoch([holder("b").incarnation, holder("c").incarnation]);
+        authority.renewed(of_a(renewed), row.ttl_ms);
+        authority.proven([holder("b").incarnation, holder("c").incarnation], false);
+        // The third hears it at every moment.
+        authority.promised(&holder("c").incarnation, of_a(now), policy.promise_ms, &policy);
+        // What reaches b, in the order in which it does.
+        let mut arrivals: Vec<_> = pings
+            .into_iter()
+            .map(|(sent, there, back)| (sent + there, Some((sent, back))))
+            .chain([(renewed + shown_after, None)])
+            .filter(|(at, _)| *at <= now)
+            .collect();
+        arrivals.sort_unstable();
+        let mut vigil = Vigil::started(Moment { boottime_us: 0, monotonic_raw_us: 0 });
+        for (at, what) in arrivals {
+            let Some((sent, back)) = what else {
+                vigil.saw(row.epoch, row.beat, of_b(at));
+                continue;
+            };
+            // A ping shows what the holder knows when it sends it.
+            let beat = if sent >= renewed { row.beat } else { Beat(row.beat.0 - 1) };
+            vigil.saw(row.epoch, beat, of_b(at));
+            vigil.promised(of_b(at), policy.promise_ms);
+            if back.is_some_and(|back| at + back <= now) {
+                authority.promised(&holder("b").incarnation, of_a(sent), policy.promise_ms, &policy);
+            }
+        }
+        if vigil.may_accept(&row, &holder("b"), true, &policy, of_b(now)).is_ok() {
+            prop_assert_eq!(authority.standing(of_a(now)), Standing::None);
+        }
     }
 
     #[test]

@@ -165,6 +165,12 @@ pub(super) fn gone(seen: &Observation, row: &Row, holder: &Holder, told: &str) -
 }
 
 /// R210, R220, R230, R240: the row stands still.
+///
+/// One standby in sync that does not hear the holder is enough for R210, whatever the others hear. It is safe: a holder
+/// that does not renew serves beyond its lease only while EVERY member promises, so it lost that right when it lost this
+/// one; and a member that does hear it after all goes on promising, and does not accept on its nomination. It keeps the
+/// service alive: R220 would leave it to nobody for as long as one member hears a holder that may not serve. With two
+/// nodes the only standby's word decides, as ever.
 pub(super) fn suspected(seen: &Observation, row: &Row, holder: &Holder) -> Decision {
     if seen.heartbeats.is_none() {
         return look_again(Rule::R210, "the row stands still: what do the standbys hear?", Missing::Heartbeats);
@@ -175,18 +181,22 @@ pub(super) fn suspected(seen: &Observation, row: &Row, holder: &Holder) -> Decis
         .iter()
         .filter(|candidate| candidate.in_sync && candidate.hears_holder && candidate.life != Life::Dead)
         .collect();
-    if let Some(hears) = hearing.iter().find(|candidate| candidate.life == Life::Proven) {
-        let reason = format!("{} still hears {}: it is cut off from the table, not dead", hears.node(), holder.node);
-        return Decision { notes, ..nothing(Rule::R220, reason) };
-    }
-    if !hearing.is_empty() {
-        let missing = Missing::Movement { nodes: unmoved(hearing), within: heartbeat_look(&seen.config) };
-        return Decision {
-            notes,
-            ..look_again(Rule::R220, "a standby says it hears the holder: is it alive?", missing)
-        };
-    }
     let mut fit = fit(&all, seen);
+    fit.retain(|candidate| !candidate.hears_holder);
+    if fit.is_empty() {
+        if let Some(hears) = hearing.iter().find(|candidate| candidate.life == Life::Proven) {
+            let reason =
+                format!("{} still hears {}: it is cut off from the table, not dead", hears.node(), holder.node);
+            return Decision { notes, ..nothing(Rule::R220, reason) };
+        }
+        if !hearing.is_empty() {
+            let missing = Missing::Movement { nodes: unmoved(hearing), within: heartbeat_look(&seen.config) };
+            return Decision {
+                notes,
+                ..look_again(Rule::R220, "a standby says it hears the holder: is it alive?", missing)
+            };
+        }
+    }
     if let Some(nominee) = row.live_nominee() {
         let gave_up = seen.gave_up_on.contains(&nominee.node);
         let had_its_time = gave_up
@@ -207,7 +217,9 @@ pub(super) fn suspected(seen: &Observation, row: &Row, holder: &Holder) -> Decis
         return nominate(row, best, Rule::R210, reason, None, notes);
     }
     if !fit.is_empty() {
-        let missing = Missing::Movement { nodes: unmoved(fit), within: heartbeat_look(&seen.config) };
+        // Also those that hear it: if nobody else is alive, it is their word that counts.
+        let nodes = unmoved(fit.into_iter().chain(hearing));
+        let missing = Missing::Movement { nodes, within: heartbeat_look(&seen.config) };
         return Decision { notes, ..look_again(Rule::R210, "the row stands still: which standby is alive?", missing) };
     }
     nobody_in_sync(seen, row, holder, &all, None, notes)

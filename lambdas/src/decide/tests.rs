@@ -33,7 +33,7 @@ fn suspected(by: &str, hears: bool) -> Hint {
     Hint::Suspected { node: node(by), epoch: Epoch(7), beat: Beat(100), silent_ms: Millis(1_833), hears }
 }
 
-fn three(hint: Hint) -> Observation {
+pub(super) fn three(hint: Hint) -> Observation {
     Observation {
         config: config(&["a", "b", "c"]),
         row: Some(row("a", &["a", "b", "c"])),
@@ -292,16 +292,45 @@ mod r210_r220_suspected {
     }
 
     #[test]
-    fn a_third_that_says_it_hears_counts_only_if_it_is_alive() {
-        let mut seen = three(suspected("b", false));
-        beat(&mut seen, "c").heartbeat.hears.insert(node("a"), hearing(true));
-        let decision = decide(&seen);
-        assert!(matches!(looks(&decision), [Missing::Movement { nodes, .. }] if *nodes == BTreeSet::from([node("c")])));
-        // A dead standby's last word must not block.
-        beat(&mut seen, "c").advanced = Some(false);
+    fn one_that_does_not_hear_is_nominated_whatever_a_third_hears() {
+        for third in [None, Some(false), Some(true)] {
+            let mut seen = three(suspected("b", false));
+            let c = beat(&mut seen, "c");
+            c.heartbeat.hears.insert(node("a"), hearing(true));
+            c.advanced = third;
+            let decision = decide(&seen);
+            assert_eq!((decision.rule, &nominated(&decision).node), (Rule::R210, &node("b")), "{third:?}");
+        }
+    }
+
+    #[test]
+    fn who_hears_looks_whether_somebody_alive_does_not() {
+        let mut seen = three(suspected("c", true));
+        let both = BTreeSet::from([node("b")]);
+        assert!(matches!(looks(&decide(&seen)), [Missing::Movement { nodes, .. }] if *nodes == both));
+        beat(&mut seen, "b").advanced = Some(true);
         assert_eq!(nominated(&decide(&seen)).node, node("b"));
-        beat(&mut seen, "c").advanced = Some(true);
+        // What hears it after all, is dead, or was nominated in vain, leaves it to the others' word.
+        beat(&mut seen, "b").heartbeat.hears.insert(node("a"), hearing(true));
         is_nothing(&decide(&seen), Rule::R220);
+        beat(&mut seen, "b").heartbeat.hears.clear();
+        beat(&mut seen, "b").advanced = Some(false);
+        is_nothing(&decide(&seen), Rule::R220);
+        beat(&mut seen, "b").advanced = Some(true);
+        seen.gave_up_on.insert(node("b"));
+        is_nothing(&decide(&seen), Rule::R220);
+        // Nor is the third's word waited for before the nomination's time is over.
+        seen.gave_up_on.clear();
+        the_row(&mut seen).nominee = Some(nominated(&decide(&seen)).clone());
+        is_nothing(&decide(&seen), Rule::R120);
+    }
+
+    #[test]
+    fn with_nobody_proven_alive_all_are_looked_at_at_once() {
+        let mut seen = three(Hint::StoodStill { epoch: Epoch(7), beat: Beat(100) });
+        beat(&mut seen, "c").heartbeat.hears.insert(node("a"), hearing(true));
+        let all = BTreeSet::from([node("b"), node("c")]);
+        assert!(matches!(looks(&decide(&seen)), [Missing::Movement { nodes, .. }] if *nodes == all));
     }
 
     #[test]
