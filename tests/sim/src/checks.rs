@@ -1,0 +1,273 @@
+//! The invariants, as somebody who sees everything judges them: the row's history, who may serve and who does, what each
+//! replica holds. Named as in the protocol: I1 to I8.
+
+use crate::data::number_of;
+use crate::history::Version;
+use crate::trace::Us;
+use crate::world::{NAMES, Who, World};
+use lease::authority::Standing;
+use lease::record::{Holder, Row};
+use node::tenure::Phase;
+use std::collections::BTreeMap;
+
+/// What was broken, when, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub invariant: &'static str,
+    pub at: Us,
+    pub what: String,
+}
+
+/// What nobody in the cluster can know at once.
+#[derive(Debug, Default)]
+pub struct God {
+    /// Who ever held each epoch.
+    holders: BTreeMap<u64, Holder>,
+    /// When each epoch was activated.
+    activated: BTreeMap<u64, Us>,
+    /// An acceptance with loss of data: the epoch, until its holder opens its volume.
+    lossy: Option<u64>,
+    pub last_ack: Us,
+    pub acks_by_table: [Us; crate::ec2::TABLES],
+}
+
+/// I1: one holder for each epoch, rev and epoch rise, lineage stays.
+pub fn i1(before: Option<&Row>, after: &Row, holders: &mut BTreeMap<u64, Holder>) -> Result<(), String> {
+    if let Some(before) = before {
+        if after.rev != before.rev.next() {
+            return Err(format!("rev went from {} to {}", before.rev, after.rev));
+        }
+        if after.epoch != before.epoch && after.epoch != before.epoch.next() {
+            return Err(format!("epoch went from {} to {}", before.epoch, after.epoch));
+        }
+        if (after.epoch, after.beat) < (before.epoch, before.beat) {
+            return Err(format!("beat went back from {} to {}", before.beat, after.beat));
+        }
+        if after.lineage != before.lineage {
+            return Err("the lineage changed".into());
+        }
+    }
+    if let Some(holder) = &after.holder {
+        let known = holders.entry(after.epoch.0).or_insert_with(|| holder.clone());
+        if known != holder {
+            return Err(format!("epoch {} is held by {} and by {}", after.epoch, known.node, holder.node));
+        }
+    }
+    Ok(())
+}
+
+/// I3: a member holds every acknowledged write. The first sector in which `member` is behind.
+#[must_use]
+pub fn i3(acknowledged: impl Iterator<Item = Version>, member: &[Version]) -> Option<(usize, Version, Version)> {
+    acknowledged.zip(member).enumerate().find(|(_, (last, has))| *has < last).map(|(at, (last, has))| (at, last, *has))
+}
+
+/// I4: nothing that was submitted after a newer epoch had been activated is ever acknowledged in an older one.
+#[must_use]
+pub fn i4(epoch: u64, submitted: Us, activated: &BTreeMap<u64, Us>) -> Option<u64> {
+    activated.range(epoch + 1..).find(|(_, at)| **at <= submitted).map(|(newer, _)| *newer)
+}
+
+impl World {
+    pub(crate) fn broken(&mut self, invariant: &'static str, what: String) {
+        if self.violation.is_none() {
+            self.trace.line(self.now, "VIOLATION", || format!("{invariant}: {what}"));
+            self.violation = Some(Violation { invariant, at: self.now, what });
+        }
+    }
+
+    /// The row has just been written.
+    pub(crate) fn row_changed(&mut self, before: Option<&Row>, by: Who) {
+        let Some(row) = self.store.row.clone() else { return };
+        self.trace.mark(self.now, row.rev.0);
+        if let Err(what) = i1(before, &row, &mut self.god.holders) {
+            self.broken("I1", what);
+        }
+        let quiet = before.is_some_and(|before| {
+            let mut renewed = before.clone();
+            renewed.rev = row.rev;
+            renewed.beat = row.beat;
+            renewed.nonce.clone_from(&row.nonce);
+            renewed.nominee.clone_from(&row.nominee);
+            renewed == *row && (before.live_nominee().is_none() == row.live_nominee().is_none())
+        });
+        if !quiet {
+            self.trace.line(self.now, "row", || row_line(&row, by));
+        }
+        if row.activated && before.is_none_or(|before| !before.activated || before.epoch != row.epoch) {
+            self.god.activated.insert(row.epoch.0, self.now);
+            self.counts.activations += 1;
+        }
+        if let Some(before) = before.filter(|before| before.epoch != row.epoch) {
+            self.epoch_taken(before, &row);
+        }
+        // I2, for the process that holds the epoch, if it lives.
+        if let Some(host) = row.holder.as_ref().map(|holder| self.host_of(&holder.node)) {
+            let tenure = self.hosts[host].node.as_ref().and_then(|node| node.holding());
+            if let Some(tenure) = tenure.filter(|tenure| tenure.epoch == row.epoch) {
+                let me = row.holder.as_ref().map(|holder| holder.incarnation.clone());
+                let outside = row
+                    .in_sync
+                    .iter()
+                    .find(|member| Some(*member) != me.as_ref() && !tenure.authority.need().any(|need| need == *member));
+                if let Some(outside) = outside {
+                    let what = format!("{outside} is in the row's set, {} does not wait for it", NAMES[host]);
+                    self.broken("I2", what);
+                }
+            }
+        }
+        self.check_members();
+    }
+
+    /// An epoch has begun: who may begin one, and what is lost by it.
+    fn epoch_taken(&mut self, before: &Row, row: &Row) {
+        let Some(holder) = &row.holder else { return };
+        let same = before.holder.as_ref().is_some_and(|old| old.node == holder.node);
+        let handed = before.live_nominee().is_none_or(|nominee| nominee.node != holder.node);
+        let lossy = !before.in_sync.contains(&holder.incarnation);
+        match (same, handed) {
+            (true, _) => self.counts.restarts += 1,
+            (false, true) => self.counts.hand_overs += 1,
+            (false, false) => self.counts.failovers += 1,
+        }
+        if lossy {
+            let allowed = before.live_nominee().is_some_and(|nominee| nominee.lossy && nominee.node == holder.node);
+            if !allowed {
+                self.broken("I5", format!("{} took epoch {} without being in sync", holder.node, row.epoch));
+            }
+            self.counts.lossy += 1;
+            self.god.lossy = Some(row.epoch.0);
+        } else {
+            self.god.lossy = None;
+        }
+        let host = self.host_of(&holder.node);
+        let replica = &self.hosts[host].replica;
+        let here = number_of(&holder.incarnation) == replica.incarnation;
+        if here && !replica.consistent {
+            self.broken("I5", format!("{} took epoch {} with half an image", holder.node, row.epoch));
+        }
+        if lossy && here {
+            // The operator gave up what only others have: from here on, this is the truth.
+            let contents = self.hosts[host].replica.sectors.clone();
+            self.history.begin_again(&contents);
+        }
+    }
+
+    /// I3 for every member whose replica still exists.
+    pub(crate) fn check_members(&mut self) {
+        let Some(row) = self.store.row.clone() else { return };
+        for member in &row.in_sync {
+            let number = number_of(member);
+            let Some(host) = self.hosts.iter().position(|host| host.replica.incarnation == number) else { continue };
+            let acknowledged = (0..self.history.len()).map(|sector| self.history.last(sector));
+            if let Some((sector, last, has)) = i3(acknowledged, &self.hosts[host].replica.sectors) {
+                let what = format!(
+                    "{} is in sync at epoch {} and has {has} in sector {sector}; acknowledged is {last}",
+                    NAMES[host], row.epoch
+                );
+                self.broken("I3", what);
+            } else if !self.hosts[host].replica.consistent {
+                self.broken("I5", format!("{} is in sync at epoch {} with half an image", NAMES[host], row.epoch));
+            }
+        }
+    }
+
+    /// A write is acknowledged to a client.
+    pub(crate) fn acknowledged(&mut self, host: usize, sector: usize, version: Version, submitted: Us) {
+        if let Some(newer) = i4(version.epoch, submitted, &self.god.activated) {
+            let what = format!(
+                "{} acknowledged {version}, submitted at {:.3} s, after epoch {newer} had been activated",
+                NAMES[host],
+                submitted as f64 / 1e6
+            );
+            self.broken("I4", what);
+        }
+        self.god.last_ack = self.now;
+        self.history.acknowledged(sector, version);
+        self.check_members();
+    }
+
+    /// A client reads at a node that answers.
+    pub(crate) fn check_read(&mut self, host: usize, sector: usize, version: Version) {
+        self.counts.reads += 1;
+        if self.hosts[host].tainted_until > self.now {
+            return;
+        }
+        let tenure = self.hosts[host].node.as_ref().and_then(|node| node.holding());
+        if let Some(epoch) = tenure.map(|tenure| tenure.epoch.0)
+            && !self.god.activated.contains_key(&epoch)
+        {
+            self.broken("I7", format!("{} serves reads in epoch {epoch}, which is not activated", NAMES[host]));
+        }
+        if let Err(wrong) = self.history.read(sector, version) {
+            self.broken("history", format!("sector {sector} at {}: {wrong}", NAMES[host]));
+        }
+    }
+
+    /// I6, by what clients would see: a node has just become reachable, or stays so for longer.
+    pub(crate) fn check_serving(&mut self, host: usize) {
+        let serves = |one: &crate::host::Host| one.serves(self.now) && one.tainted_until <= self.now;
+        if !serves(&self.hosts[host]) {
+            return;
+        }
+        if let Some(other) = (0..self.hosts.len()).find(|other| *other != host && serves(&self.hosts[*other])) {
+            self.broken("I6", format!("{} and {} serve at once", NAMES[host], NAMES[other]));
+        }
+    }
+
+    /// I6, by what the machines believe: no other's gate may be open by its own clock.
+    pub(crate) fn check_windows(&mut self, host: usize) {
+        let open = |one: &crate::host::Host| {
+            let tenure = one.node.as_ref().filter(|_| one.on && one.tainted_until <= self.now)?.holding()?;
+            let standing = tenure.authority.standing(one.clock.read(self.now));
+            let serves = tenure.phase != Phase::Activating && !tenure.frozen && standing != Standing::None;
+            serves.then_some(tenure.epoch.0)
+        };
+        if self.hosts[host].stalled.is_some() {
+            return;
+        }
+        let Some(mine) = open(&self.hosts[host]) else { return };
+        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+            // The clocks of one that stands still frozen say nothing.
+            if self.hosts[other].stalled.is_some() {
+                continue;
+            }
+            if let Some(theirs) = open(&self.hosts[other]) {
+                let what = format!(
+                    "{} (epoch {mine}) and {} (epoch {theirs}) both believe that they may serve",
+                    NAMES[host], NAMES[other]
+                );
+                return self.broken("I6", what);
+            }
+        }
+    }
+}
+
+fn row_line(row: &Row, by: Who) -> String {
+    let by = match by {
+        Who::Node { host, .. } => NAMES[host].to_owned(),
+        Who::Run { run } => format!("function #{run}"),
+    };
+    let holder = row.holder.as_ref().map_or("nobody", |holder| holder.node.as_str());
+    let members: Vec<_> = row.in_sync.iter().map(ToString::to_string).collect();
+    let mut line = format!(
+        "rev {} epoch {} beat {} held by {holder}{}, in sync {}",
+        row.rev,
+        row.epoch,
+        row.beat,
+        if row.activated { ", activated" } else { "" },
+        members.join(" ")
+    );
+    if let Some(nominee) = row.live_nominee() {
+        let lossy = if nominee.lossy { ", lossy" } else { "" };
+        let proof = if nominee.proof.is_some() { ", proof of death" } else { "" };
+        line += &format!("; nominated {} by {}{proof}{lossy}", nominee.node, nominee.rule);
+    }
+    if let Some(intent) = &row.intent {
+        line += &format!("; intent to {} by {}", intent.to, intent.rule);
+    }
+    if row.paused.is_some() {
+        line += "; paused";
+    }
+    format!("{line} (by {by})")
+}

@@ -1,0 +1,436 @@
+//! Faults: drawn by weight from those that the seed has, injected, and undone after a while.
+
+use crate::trace::Us;
+use crate::weather::Kind;
+use crate::world::{Happening, NAMES, World};
+
+/// The end of a fault that lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undo {
+    Link { from: usize, to: usize },
+    Slow { from: usize, to: usize, by: Us },
+    Cut { path: usize },
+    Mute { path: usize },
+    Throttle { path: usize },
+    Pause { host: usize, life: u64 },
+    Stall { host: usize, power: u64, frozen: bool },
+    Daemon { host: usize },
+    Workload { host: usize },
+    Functions,
+    Bus,
+    Ec2,
+    Resume,
+    /// The next turn of a flapping link.
+    Flap { one: usize, other: usize, turns: u32 },
+    /// The next turn of a daemon that restarts in a loop.
+    Loop { host: usize, turns: u32 },
+}
+
+impl World {
+    /// One fault, and the next after it.
+    pub(crate) fn fault(&mut self) {
+        if self.healed {
+            return;
+        }
+        let every = self.weather.every;
+        let next = self.dice.between(every / 4, every * 7 / 4);
+        self.queue.push(self.now + next, Happening::Fault);
+        if let Some(kind) = self.weather.draw(&mut self.dice) {
+            self.inject(kind);
+        }
+    }
+
+    /// From a tenth of a ttl to the weather's longest, short ones more often; undone in any case when faults stop.
+    fn span(&mut self) -> Us {
+        let ttl = self.weather.ttl_ms * 1_000;
+        self.dice.skewed(ttl / 10, ttl * self.weather.longest_ttl)
+    }
+
+    fn undo_after(&mut self, span: Us, undo: Undo) {
+        self.queue.push_late(self.now + span, Happening::Undo(undo));
+    }
+
+    /// The holder more often than the others: that is where it hurts.
+    fn victim(&mut self) -> usize {
+        let holder = self.store.row.as_ref().and_then(|row| row.holder.as_ref()).map(|holder| self.host_of(&holder.node));
+        match holder {
+            Some(host) if self.dice.below(2) == 0 => host,
+            _ => self.dice.index(self.hosts.len()),
+        }
+    }
+
+    fn pair(&mut self) -> (usize, usize) {
+        let one = self.victim();
+        let other = (one + 1 + self.dice.index(self.hosts.len() - 1)) % self.hosts.len();
+        if self.dice.below(2) == 0 { (one, other) } else { (other, one) }
+    }
+
+    fn cut(&mut self, from: usize, to: usize, span: Us) {
+        self.network.link(from, to).cut += 1;
+        self.undo_after(span, Undo::Link { from, to });
+    }
+
+    fn cut_from_peers(&mut self, host: usize, span: Us) {
+        for peer in (0..self.hosts.len()).filter(|peer| *peer != host) {
+            self.cut(host, peer, span);
+            self.cut(peer, host, span);
+        }
+    }
+
+    fn cut_from_table(&mut self, path: usize, span: Us) {
+        self.store.paths[path].cut += 1;
+        self.undo_after(span, Undo::Cut { path });
+    }
+
+    /// Some path, or all of them.
+    fn some_paths(&mut self) -> Vec<usize> {
+        let all = self.store.paths.len();
+        if self.dice.below(3) == 0 { (0..all).collect() } else { vec![self.dice.index(all)] }
+    }
+
+    pub(crate) fn inject(&mut self, kind: Kind) {
+        let span = self.span();
+        let host = self.victim();
+        if !self.really(kind, host, span) {
+            return;
+        }
+        self.counts.fault(kind);
+        self.trace.mark(self.now, kind as u64);
+    }
+
+    fn say(&mut self, kind: Kind, what: impl FnOnce() -> String) {
+        self.trace.line(self.now, "fault", || format!("{}: {}", kind.name(), what()));
+    }
+
+    /// False: there was nothing to do it to.
+    fn really(&mut self, kind: Kind, host: usize, span: Us) -> bool {
+        let seconds = span as f64 / 1e6;
+        let name = NAMES[host];
+        let for_long = move || format!("{name}, {seconds:.3} s");
+        match kind {
+            Kind::CutOneWay => {
+                let (from, to) = self.pair();
+                self.say(kind, || format!("{} to {}, {seconds:.3} s", NAMES[from], NAMES[to]));
+                self.cut(from, to, span);
+            }
+            Kind::CutLink => {
+                let (one, other) = self.pair();
+                self.say(kind, || format!("{} and {}, {seconds:.3} s", NAMES[one], NAMES[other]));
+                self.cut(one, other, span);
+                self.cut(other, one, span);
+            }
+            Kind::CutNode => {
+                self.say(kind, for_long);
+                self.cut_from_peers(host, span);
+            }
+            Kind::Isolate => {
+                let span = span.max(self.weather.ttl_ms * 1_500);
+                self.say(kind, || format!("{name}, {:.3} s", span as f64 / 1e6));
+                self.cut_from_peers(host, span);
+                self.cut_from_table(host, span);
+            }
+            Kind::Flap => {
+                let (one, other) = self.pair();
+                let turns = u32::try_from(self.dice.between(3, 12)).unwrap_or(3);
+                self.say(kind, || format!("{} and {}, {turns} times", NAMES[one], NAMES[other]));
+                self.flap(one, other, turns);
+            }
+            Kind::SlowLink => {
+                let (from, to) = self.pair();
+                let by = self.dice.skewed(5_000, 1_000_000);
+                self.say(kind, || format!("{} to {}, up to {} ms, {seconds:.3} s", NAMES[from], NAMES[to], by / 1_000));
+                self.network.link(from, to).slow += by;
+                self.undo_after(span, Undo::Slow { from, to, by });
+            }
+            Kind::TableCut => {
+                self.say(kind, for_long);
+                self.cut_from_table(host, span);
+            }
+            Kind::TableOutage => {
+                self.say(kind, || format!("{seconds:.3} s"));
+                for path in 0..self.store.paths.len() {
+                    self.cut_from_table(path, span);
+                }
+            }
+            Kind::TableMute | Kind::TableThrottled => {
+                let paths = self.some_paths();
+                self.say(kind, || format!("paths {paths:?}, {seconds:.3} s"));
+                for path in paths {
+                    if kind == Kind::TableMute {
+                        self.store.paths[path].mute += 1;
+                        self.undo_after(span, Undo::Mute { path });
+                    } else {
+                        self.store.paths[path].throttled += 1;
+                        self.undo_after(span, Undo::Throttle { path });
+                    }
+                }
+            }
+            Kind::KillDaemon | Kind::Crash | Kind::StopInstance | Kind::CrashAtEffect | Kind::ShutDown
+            | Kind::RestartLoop | Kind::Pause | Kind::Stall | Kind::Freeze | Kind::ResourceFails
+            | Kind::WorkloadStuck | Kind::DiskStall | Kind::Drift => return self.to_host(kind, host, span),
+            Kind::NoFunctions => {
+                self.say(kind, || format!("{seconds:.3} s"));
+                self.functions.down += 1;
+                self.undo_after(span, Undo::Functions);
+            }
+            Kind::NoBus => {
+                self.say(kind, || format!("{seconds:.3} s"));
+                self.bus.down += 1;
+                self.undo_after(span, Undo::Bus);
+            }
+            Kind::NoEc2 => {
+                self.say(kind, || format!("{seconds:.3} s"));
+                self.ec2.down += 1;
+                self.undo_after(span, Undo::Ec2);
+            }
+            Kind::FreezeRun | Kind::KillRun => {
+                let at = self.dice.index(self.functions.runs.len());
+                let Some(run) = self.functions.runs.keys().nth(at).copied() else { return false };
+                if kind == Kind::KillRun {
+                    self.kill_run(run, "the environment died");
+                } else {
+                    let span = self.dice.skewed(50_000, 40_000_000);
+                    self.freeze_run(run, span);
+                }
+            }
+            Kind::Switchover | Kind::PauseCluster | Kind::Force | Kind::ForceLossy => {
+                self.say(kind, String::new);
+                self.operate(kind, host);
+                if kind == Kind::PauseCluster {
+                    self.undo_after(span, Undo::Resume);
+                }
+            }
+            Kind::Wipe | Kind::Restore => return self.replace_replica(kind, host),
+            Kind::Meddle => {
+                if self.dice.below(3) == 0 {
+                    self.set_check(host, true);
+                } else {
+                    let table = self.dice.index(crate::ec2::TABLES);
+                    let to = if self.dice.below(4) == 0 { None } else { Some(host) };
+                    // Only the listed table's route is made again when it is gone.
+                    self.set_route(table, to.or((table != crate::ec2::TABLES - 1).then_some(host)), " (by somebody)");
+                }
+            }
+        }
+        true
+    }
+
+    fn to_host(&mut self, kind: Kind, host: usize, span: Us) -> bool {
+        let seconds = span as f64 / 1e6;
+        let name = NAMES[host];
+        if !self.hosts[host].on {
+            return false;
+        }
+        let has_daemon = self.hosts[host].node.is_some();
+        match kind {
+            Kind::KillDaemon if has_daemon => {
+                self.say(kind, || format!("{name}, back after {seconds:.3} s"));
+                self.kill_daemon(host, "killed");
+                self.undo_after(span, Undo::Daemon { host });
+            }
+            Kind::Crash => {
+                self.say(kind, || name.into());
+                self.power_off(host, true);
+            }
+            Kind::StopInstance => {
+                self.say(kind, || name.into());
+                self.stop_instance(host, "by somebody");
+            }
+            Kind::CrashAtEffect if has_daemon => {
+                let after = u32::try_from(self.dice.below(8)).unwrap_or(0);
+                let power = self.dice.below(2) == 0;
+                self.say(kind, || format!("{name}, after {after} more"));
+                self.hosts[host].crash_after = Some((after, power));
+            }
+            Kind::ShutDown if has_daemon => {
+                self.say(kind, || format!("{name}, back after {seconds:.3} s"));
+                let life = self.hosts[host].life;
+                let who = crate::world::Who::Node { host, life };
+                let what = crate::world::Message::Event(node::event::Event::ShutDown);
+                self.queue.push(self.now, Happening::To { who, what });
+                self.undo_after(span, Undo::Daemon { host });
+            }
+            Kind::RestartLoop if has_daemon => {
+                let turns = u32::try_from(self.dice.between(2, 8)).unwrap_or(2);
+                self.say(kind, || format!("{name}, {turns} times"));
+                self.restart_again(host, turns);
+            }
+            Kind::Pause if has_daemon => {
+                self.say(kind, || format!("{name}, {seconds:.3} s"));
+                self.hosts[host].paused += 1;
+                let life = self.hosts[host].life;
+                self.undo_after(span, Undo::Pause { host, life });
+            }
+            Kind::Stall | Kind::Freeze if self.hosts[host].stalled.is_none() => {
+                self.say(kind, || format!("{name}, {seconds:.3} s"));
+                self.hosts[host].stalled = Some(self.now);
+                let power = self.hosts[host].power;
+                self.undo_after(span, Undo::Stall { host, power, frozen: kind == Kind::Freeze });
+            }
+            Kind::ResourceFails => {
+                let here = &mut self.hosts[host];
+                let epoch = here.node.as_ref().and_then(|node| node.holding()).map(|tenure| tenure.epoch);
+                let Some(epoch) = epoch.filter(|_| here.running) else { return false };
+                here.failed = true;
+                let who = crate::world::Who::Node { host, life: here.life };
+                let event = node::event::Event::ResourceFailed {
+                    epoch,
+                    resource: "app".into(),
+                    reason: "its checks fail".into(),
+                };
+                self.say(kind, || name.into());
+                self.queue.push(self.now, Happening::To { who, what: crate::world::Message::Event(event) });
+            }
+            Kind::WorkloadStuck => {
+                self.say(kind, || format!("{name}, {seconds:.3} s"));
+                self.hosts[host].stuck = true;
+                self.undo_after(span, Undo::Workload { host });
+            }
+            Kind::DiskStall => {
+                let span = span.min(4_000_000);
+                self.say(kind, || format!("{name}, {:.3} s", span as f64 / 1e6));
+                self.hosts[host].disk.stalled_until = self.now + span;
+            }
+            Kind::Drift => {
+                if !self.weather.drift {
+                    return false;
+                }
+                let (boot, raw) = self.rates();
+                let now = self.now;
+                self.say(kind, || name.into());
+                self.hosts[host].clock.set_rates(now, boot, raw);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// A new replica under a new name. Never the last one that has everything: losing all of them is nobody's to survive.
+    fn replace_replica(&mut self, kind: Kind, host: usize) -> bool {
+        let Some(row) = self.store.row.clone() else { return false };
+        let has_all = |world: &Self, one: usize| {
+            let replica = &world.hosts[one].replica;
+            let member = row.in_sync.contains(&crate::data::incarnation(replica.incarnation));
+            member && replica.consistent
+        };
+        let last = (0..self.hosts.len()).filter(|one| *one != host).all(|one| !has_all(self, one));
+        // Its write may still take the others out of the set that it is about to leave.
+        let holder = row.holder.as_ref().is_some_and(|holder| self.host_of(&holder.node) == host);
+        if last || holder {
+            return false;
+        }
+        self.say(kind, || NAMES[host].into());
+        self.kill_daemon(host, "its replica is replaced");
+        self.hosts[host].running = false;
+        self.hosts[host].address_until = 0;
+        self.incarnations += 1;
+        let number = self.incarnations;
+        let sectors = self.history.len();
+        let replica = &mut self.hosts[host].replica;
+        replica.incarnation = number;
+        replica.promised = 0;
+        replica.consistent = false;
+        if kind == Kind::Wipe {
+            replica.sectors = vec![crate::history::Version::default(); sectors];
+        } else if let Some(old) = self.hosts[host].snapshot.take() {
+            self.hosts[host].replica.sectors = old;
+            self.hosts[host].replica.consistent = true;
+        }
+        let pause = self.dice.skewed(200_000, 5_000_000);
+        self.undo_after(pause, Undo::Daemon { host });
+        true
+    }
+
+    fn flap(&mut self, one: usize, other: usize, turns: u32) {
+        let (down, up) = (self.dice.skewed(20_000, 3_000_000), self.dice.skewed(20_000, 3_000_000));
+        self.cut(one, other, down);
+        if self.dice.below(3) != 0 {
+            self.cut(other, one, down);
+        }
+        if turns > 0 && !self.healed {
+            self.undo_after(down + up, Undo::Flap { one, other, turns: turns - 1 });
+        }
+    }
+
+    fn restart_again(&mut self, host: usize, turns: u32) {
+        self.kill_daemon(host, "killed, again");
+        let pause = self.dice.skewed(50_000, 1_000_000);
+        self.undo_after(pause, Undo::Daemon { host });
+        if turns > 0 && !self.healed {
+            let next = pause + self.dice.skewed(100_000, 3_000_000);
+            self.undo_after(next, Undo::Loop { host, turns: turns - 1 });
+        }
+    }
+
+    pub(crate) fn undo(&mut self, undo: Undo) {
+        let lower = |count: &mut u32| *count = count.saturating_sub(1);
+        match undo {
+            Undo::Link { from, to } => lower(&mut self.network.link(from, to).cut),
+            Undo::Slow { from, to, by } => {
+                let link = self.network.link(from, to);
+                link.slow = link.slow.saturating_sub(by);
+            }
+            Undo::Cut { path } => lower(&mut self.store.paths[path].cut),
+            Undo::Mute { path } => lower(&mut self.store.paths[path].mute),
+            Undo::Throttle { path } => lower(&mut self.store.paths[path].throttled),
+            Undo::Pause { host, life } => {
+                if self.hosts[host].life == life {
+                    lower(&mut self.hosts[host].paused);
+                    self.trace.line(self.now, NAMES[host], || "daemon goes on".into());
+                    self.go_on(host);
+                }
+            }
+            Undo::Stall { host, power, frozen } => {
+                let here = &mut self.hosts[host];
+                if here.power != power {
+                    return;
+                }
+                let Some(since) = here.stalled.take() else { return };
+                self.trace.line(self.now, NAMES[host], || "VM goes on".into());
+                if frozen {
+                    here.clock.stood_still(since, self.now);
+                    if here.address_until > since {
+                        here.address_until += self.now - since;
+                    }
+                    // What it had left of its rights, by its own clocks, however slow these are: see `judge` for the sum.
+                    here.tainted_until = self.now + self.weather.ttl_ms * 1_300;
+                }
+                self.check_serving(host);
+                if self.hosts[host].node.is_some() {
+                    self.go_on(host);
+                } else {
+                    self.queue.push(self.now, Happening::StartDaemon { host });
+                }
+            }
+            Undo::Daemon { host } => self.start_daemon(host),
+            Undo::Workload { host } => {
+                self.hosts[host].stuck = false;
+                self.hosts[host].failed = false;
+            }
+            Undo::Functions => {
+                lower(&mut self.functions.down);
+                if self.functions.down == 0 {
+                    self.functions_back();
+                }
+            }
+            Undo::Bus => {
+                lower(&mut self.bus.down);
+                if self.bus.down == 0 {
+                    self.bus_back();
+                }
+            }
+            Undo::Ec2 => lower(&mut self.ec2.down),
+            Undo::Resume => self.resume_cluster(),
+            Undo::Flap { one, other, turns } => {
+                if !self.healed {
+                    self.flap(one, other, turns);
+                }
+            }
+            Undo::Loop { host, turns } => {
+                if !self.healed {
+                    self.restart_again(host, turns);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! One machine: power, VM, daemon process, the kernel's hold on the virtual address, and the workload; each dies and
+//! survives as it does in reality.
+
+use crate::clock::Clock;
+use crate::data::{Disk, Replica, Volume, incarnation};
+use crate::history::Version;
+use crate::network::PeerMessage;
+use crate::store::{AtTable, Want};
+use crate::trace::Us;
+use crate::world::{Happening, Message, NAMES, Who, World};
+use lease::heartbeat::{HEARTBEAT_VERSION, Heartbeat, Replica as Health, ResourceHealth};
+use lease::ids::BootId;
+use lease::record::Holder;
+use lease::time::{Millis, Moment};
+use node::effect::{Effect, Note};
+use node::event::Event;
+use node::{Node, Setup, TICK};
+use std::sync::Arc;
+
+/// The kernel may end an address's lifetime this much late (sidecar/src/address.rs).
+const KERNEL_LATE_MS: u64 = 250;
+/// An extension that adds less is not worth a request (sidecar/src/address.rs).
+const WORTH_MS: u64 = 400;
+/// Killed processes may take this long (sidecar/src/resources/script.rs).
+const KILL_LIMIT: Us = 3_000_000;
+/// Events that wait for a process that stands still: what the kernel and the queues keep.
+const MISSED_MAX: usize = 400;
+
+#[derive(Debug)]
+pub struct Host {
+    pub me: Holder,
+    pub clock: Clock,
+    pub on: bool,
+    /// Raised with each loss of power.
+    pub power: u64,
+    /// Raised with each start and end of the daemon's process.
+    pub life: u64,
+    pub node: Option<Node>,
+    /// SIGSTOP: the process stands still, kernel and workload go on.
+    pub paused: u32,
+    /// The VM stands still, since then.
+    pub stalled: Option<Us>,
+    /// Its clocks stood still with the VM: until then its own word about its rights is worth nothing.
+    pub tainted_until: Us,
+    pub missed: Vec<Message>,
+    /// The workload's processes run.
+    pub running: bool,
+    /// The number of the last order to the workload: a later one supersedes it.
+    orders: u64,
+    pub stuck: bool,
+    pub failed: bool,
+    /// Until when the kernel holds the address, by real time.
+    pub address_until: Us,
+    lent: Option<(Moment, Millis)>,
+    pub replica: Replica,
+    pub disk: Disk,
+    pub volume: Volume,
+    /// What the workload has read or been told is written: its own memory, which outlives the daemon.
+    pub cache: Vec<Version>,
+    seq: u64,
+    pub crash_after: Option<(u32, bool)>,
+    /// Nobody starts the daemon or the machine before then.
+    pub kept_down: u32,
+    /// Old states of the replica, for restores.
+    pub snapshot: Option<Vec<Version>>,
+}
+
+impl Host {
+    #[must_use]
+    pub fn new(me: Holder, clock: Clock, replica: Replica, hosts: usize) -> Self {
+        Self {
+            me,
+            clock,
+            on: true,
+            power: 0,
+            life: 0,
+            node: None,
+            paused: 0,
+            stalled: None,
+            tainted_until: 0,
+            missed: Vec::new(),
+            running: false,
+            orders: 0,
+            stuck: false,
+            failed: false,
+            address_until: 0,
+            lent: None,
+            cache: replica.sectors.clone(),
+            replica,
+            disk: Disk::default(),
+            volume: Volume::new(hosts),
+            seq: 0,
+            crash_after: None,
+            kept_down: 0,
+            snapshot: None,
+        }
+    }
+
+    /// No process of it runs at all.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.paused > 0 || self.stalled.is_some()
+    }
+
+    /// Whether a client's packet for the virtual IP would be answered.
+    #[must_use]
+    pub fn serves(&self, now: Us) -> bool {
+        self.on && self.running && self.stalled.is_none() && self.address_until > now
+    }
+
+    /// As sidecar/src/address.rs plans it: whole seconds, never beyond the authority, never shorter than what may stay.
+    fn lend(&mut self, at_most: Millis, moment: Moment, now: Us, late_ms: u64) {
+        let seconds = at_most.minus(Millis(KERNEL_LATE_MS)).0 / 1_000;
+        let kept = self.lent.map(|(before, lifetime)| {
+            let at_least = lifetime.minus(moment.longest_since(before));
+            (at_least, lifetime.plus(Millis(KERNEL_LATE_MS)).minus(moment.shortest_since(before)))
+        });
+        let lend = match kept {
+            None | Some((_, Millis::ZERO)) => seconds > 0,
+            Some((_, longest)) if longest > at_most => {
+                if seconds == 0 {
+                    self.drop_address();
+                }
+                seconds > 0
+            }
+            Some((at_least, _)) => seconds * 1_000 >= at_least.0 + WORTH_MS,
+        };
+        if lend {
+            self.lent = Some((moment, Millis(seconds * 1_000)));
+            self.address_until = now + self.clock.real_us(seconds * 1_000 + late_ms);
+        }
+    }
+
+    fn drop_address(&mut self) {
+        self.lent = None;
+        self.address_until = 0;
+    }
+}
+
+impl World {
+    // --- the daemon ----------------------------------------------------------------------------------------------
+
+    /// The daemon starts: first whatever an earlier one left serving ends, then the machine begins.
+    pub(crate) fn start_daemon(&mut self, host: usize) {
+        let here = &mut self.hosts[host];
+        if !here.on || here.node.is_some() || here.kept_down > 0 || here.stalled.is_some() {
+            return;
+        }
+        here.drop_address();
+        here.running = false;
+        here.orders += 1;
+        here.life += 1;
+        here.paused = 0;
+        here.missed.clear();
+        here.crash_after = None;
+        here.failed = false;
+        here.me.incarnation = incarnation(here.replica.incarnation);
+        let prefix = format!("{}-{:x}", NAMES[host], self.dice.roll());
+        let here = &mut self.hosts[host];
+        let moment = here.clock.read(self.now);
+        let setup = Setup {
+            cluster: self.cluster.clone(),
+            me: here.me.clone(),
+            members: self.config.nodes.clone(),
+            policy: self.config.policy.clone(),
+            volumes: true,
+            nonce_prefix: prefix,
+        };
+        here.node = Some(Node::new(setup, moment));
+        let life = here.life;
+        self.trace.line(self.now, NAMES[host], || format!("daemon starts, process {life}"));
+        let told = self.told(host);
+        self.step(host, Event::Replica(told));
+        let who = Who::Node { host, life };
+        self.queue.push(self.now, Happening::Tick { host, life });
+        self.queue.push(self.now + 1_000, Happening::To { who, what: Message::Heartbeat });
+    }
+
+    fn end_process(&mut self, host: usize) {
+        let here = &mut self.hosts[host];
+        let gone = Who::Node { host, life: here.life };
+        here.life += 1;
+        here.node = None;
+        here.paused = 0;
+        here.missed.clear();
+        self.forget_writes(gone);
+        self.lose_queue(host);
+    }
+
+    /// SIGKILL of the daemon. The workload lives on; the kernel ends the address when nobody extends it.
+    pub(crate) fn kill_daemon(&mut self, host: usize, why: &str) {
+        if self.hosts[host].node.is_none() {
+            return;
+        }
+        self.trace.line(self.now, NAMES[host], || format!("daemon ends: {why}"));
+        self.end_process(host);
+        self.close_connections(host);
+    }
+
+    /// All of the machine ends at once. `boots`: by itself, after a while.
+    pub(crate) fn power_off(&mut self, host: usize, boots: bool) {
+        if !self.hosts[host].on {
+            return;
+        }
+        self.trace.line(self.now, NAMES[host], || "machine off".into());
+        self.end_process(host);
+        let here = &mut self.hosts[host];
+        here.on = false;
+        here.power += 1;
+        here.running = false;
+        here.orders += 1;
+        here.stuck = false;
+        here.stalled = None;
+        here.drop_address();
+        if boots {
+            let power = here.power;
+            let boot = if self.healed { 1_000_000 } else { self.dice.skewed(1_500_000, 25_000_000) };
+            self.queue.push_late(self.now + boot, Happening::Boot { host, power });
+        }
+    }
+
+    pub(crate) fn boot(&mut self, host: usize, power: u64) {
+        let (boot, raw) = self.rates();
+        let here = &mut self.hosts[host];
+        if here.on || here.power != power {
+            return;
+        }
+        here.on = true;
+        here.clock = Clock::booted(self.now, boot, raw);
+        here.tainted_until = 0;
+        here.me.boot = BootId::new(format!("boot-{}-{power}", NAMES[host])).expect("a valid name");
+        self.trace.line(self.now, NAMES[host], || "machine boots".into());
+        self.queue.push(self.now + 300_000, Happening::StartDaemon { host });
+    }
+
+    /// Rates of a boot's clocks, within 1 ± ρ.
+    pub(crate) fn rates(&mut self) -> (u64, u64) {
+        if !self.weather.drift {
+            return (1_000_000, 1_000_000);
+        }
+        let mut rate = || match self.dice.below(4) {
+            0 => 900_000,
+            1 => 1_100_000,
+            _ => self.dice.between(900_000, 1_100_000),
+        };
+        (rate(), rate())
+    }
+
+    pub(crate) fn tick(&mut self, host: usize, life: u64) {
+        let here = &self.hosts[host];
+        if here.life != life || here.is_frozen() {
+            return;
+        }
+        let next = self.now + here.clock.real_us(TICK.0);
+        self.queue.push(next, Happening::Tick { host, life });
+        self.step(host, Event::Tick);
+        if self.hosts[host].life == life {
+            self.tend_sessions(host);
+        }
+    }
+
+    /// The process goes on: time first, then what has waited, in order.
+    pub(crate) fn go_on(&mut self, host: usize) {
+        let here = &mut self.hosts[host];
+        if here.is_frozen() || here.node.is_none() {
+            return;
+        }
+        let life = here.life;
+        let missed = std::mem::take(&mut here.missed);
+        self.queue.push(self.now, Happening::Tick { host, life });
+        for what in missed {
+            self.queue.push(self.now, Happening::To { who: Who::Node { host, life }, what });
+        }
+    }
+
+    pub(crate) fn miss(&mut self, host: usize, what: Message) {
+        let missed = &mut self.hosts[host].missed;
+        if missed.len() < MISSED_MAX || !matches!(what, Message::Peer(_)) {
+            missed.push(what);
+        }
+    }
+
+    // --- the machine's steps -------------------------------------------------------------------------------------
+
+    pub(crate) fn step(&mut self, host: usize, event: Event) {
+        let here = &mut self.hosts[host];
+        let moment = here.clock.read(self.now);
+        let Some(node) = &mut here.node else { return };
+        self.counts.steps += 1;
+        let life = here.life;
+        for effect in node.step(event, moment) {
+            if self.hosts[host].life != life {
+                return;
+            }
+            if let Some((left, power)) = self.hosts[host].crash_after {
+                if left == 0 {
+                    self.hosts[host].crash_after = None;
+                    if power {
+                        self.power_off(host, true);
+                    } else {
+                        self.kill_daemon(host, "crash between two effects");
+                        let pause = self.dice.skewed(100_000, 8_000_000);
+                        self.queue.push_late(self.now + pause, Happening::StartDaemon { host });
+                    }
+                    return;
+                }
+                self.hosts[host].crash_after = Some((left - 1, power));
+            }
+            self.effect(host, effect, moment);
+        }
+        if self.hosts[host].life == life {
+            self.sync_volume(host);
+        }
+    }
+
+    fn effect(&mut self, host: usize, effect: Effect, moment: Moment) {
+        let here = &mut self.hosts[host];
+        let who = Who::Node { host, life: here.life };
+        let budget = self.config.policy.beat_ms.0.max(500);
+        match effect {
+            Effect::Read => self.row_read(who, Want::Asked(moment), budget),
+            Effect::Write { ticket, write } => self.row_write(who, Want::Ticket(ticket), Arc::new(*write), budget),
+            Effect::Ping { to, ping } => {
+                let message = PeerMessage::Ping(here.me.clone(), ping);
+                self.send(host, self.host_of(&to), message);
+            }
+            Effect::Pong { to, pong } => {
+                let message = PeerMessage::Pong(here.me.clone(), pong);
+                self.send(host, self.host_of(&to), message);
+            }
+            Effect::Nudge { to } => {
+                let message = PeerMessage::Nudge(here.me.node.clone());
+                self.send(host, self.host_of(&to), message);
+            }
+            Effect::HoldAddress { at_most } => {
+                let late = self.dice.below(KERNEL_LATE_MS);
+                self.hosts[host].lend(at_most, moment, self.now, late);
+                self.check_serving(host);
+                self.check_windows(host);
+            }
+            Effect::DropAddress => here.drop_address(),
+            Effect::Promise { epoch } => self.promise(host, epoch.0),
+            Effect::StartWorkload { epoch } => {
+                self.open_volume(host, epoch.0);
+                let here = &mut self.hosts[host];
+                here.orders += 1;
+                let (order, power) = (here.orders, here.power);
+                here.failed = false;
+                here.running = false;
+                let took = self.dice.between(self.weather.start_us / 2, self.weather.start_us);
+                self.queue.push(self.now + took, Happening::Up { host, power, order, epoch, who });
+            }
+            Effect::StopWorkload => {
+                here.orders += 1;
+                here.volume.open = false;
+                let (order, power) = (here.orders, here.power);
+                let took = self.dice.between(self.weather.stop_us / 2, self.weather.stop_us);
+                self.queue.push(self.now + took, Happening::Down { host, power, order, who });
+            }
+            Effect::KillWorkload => {
+                here.orders += 1;
+                here.volume.drop_device();
+                let (order, power) = (here.orders, here.power);
+                let took = self.dice.between(500, 30_000);
+                self.queue.push(self.now + took, Happening::Down { host, power, order, who });
+            }
+            Effect::Reboot { reason } => {
+                self.counts.reboots += 1;
+                self.trace.line(self.now, NAMES[host], || format!("reboots: {reason}"));
+                self.power_off(host, true);
+            }
+            Effect::Emit(event) => {
+                // The bus is as far away as the table is.
+                if self.path(&who).cut == 0 {
+                    self.emit_event(&event);
+                } else {
+                    self.counts.events_lost += 1;
+                }
+            }
+            Effect::Heartbeat => self.heartbeat(host),
+            Effect::Note(note) => self.note(host, note),
+            Effect::Exit => {
+                self.trace.line(self.now, NAMES[host], || "daemon exits".into());
+                self.hosts[host].drop_address();
+                self.end_process(host);
+                self.close_connections(host);
+            }
+        }
+    }
+
+    fn note(&mut self, host: usize, note: Note) {
+        match note {
+            Note::Became { from, to, epoch, why } => {
+                self.trace.mark(self.now, epoch.0);
+                self.trace.line(self.now, NAMES[host], || format!("{from} -> {to}, epoch {epoch}: {why}"));
+            }
+            Note::Trouble { epoch, what } => {
+                self.trace.line(self.now, NAMES[host], || format!("trouble at epoch {epoch}: {what}"));
+            }
+        }
+    }
+
+    // --- the workload --------------------------------------------------------------------------------------------
+
+    pub(crate) fn workload_up(&mut self, host: usize, power: u64, order: u64, epoch: lease::ids::Epoch, who: Who) {
+        let here = &mut self.hosts[host];
+        if here.power != power || here.orders != order {
+            return;
+        }
+        here.running = true;
+        self.trace.line(self.now, NAMES[host], || format!("workload up, epoch {epoch}"));
+        self.check_serving(host);
+        let what = Message::Event(Event::WorkloadUp { epoch });
+        self.queue.push(self.now, Happening::To { who, what });
+    }
+
+    pub(crate) fn workload_down(&mut self, host: usize, power: u64, order: u64, who: Who) {
+        let here = &mut self.hosts[host];
+        if here.power != power || here.orders != order {
+            return;
+        }
+        if here.stuck {
+            let what = Message::Event(Event::WorkloadStuck { problem: "its processes do not die".into() });
+            self.queue.push(self.now + KILL_LIMIT, Happening::To { who, what });
+            return;
+        }
+        if here.running {
+            self.trace.line(self.now, NAMES[host], || "workload down".into());
+        }
+        self.hosts[host].running = false;
+        self.queue.push(self.now, Happening::To { who, what: Message::Ended { order } });
+    }
+
+    /// Nothing of the workload is left; the volume closes once what was written has ended.
+    pub(crate) fn workload_ended(&mut self, host: usize, order: u64) {
+        if self.hosts[host].orders == order {
+            self.hosts[host].volume.closing = true;
+            self.complete(host);
+        }
+    }
+
+    // --- heartbeats ----------------------------------------------------------------------------------------------
+
+    /// The regular one, and the next after it.
+    pub(crate) fn heartbeat_due(&mut self, host: usize) {
+        self.heartbeat(host);
+        let every = self.hosts[host].clock.real_us(self.config.policy.heartbeat_ms.0);
+        let who = Who::Node { host, life: self.hosts[host].life };
+        self.queue.push(self.now + every, Happening::To { who, what: Message::Heartbeat });
+    }
+
+    fn heartbeat(&mut self, host: usize) {
+        let here = &self.hosts[host];
+        let path = self.path(&Who::Node { host, life: here.life });
+        let Some(node) = &here.node else { return };
+        if path.cut > 0 || (path.throttled > 0 && self.dice.below(2) == 0) {
+            return;
+        }
+        let here = &self.hosts[host];
+        let view = node.view(here.clock.read(self.now));
+        let (epoch, beat) = view.seen.unwrap_or_default();
+        let state = if here.failed { "failed" } else if here.running { "running" } else { "stopped" };
+        let heartbeat = Heartbeat {
+            cluster: self.cluster.clone(),
+            node: here.me.node.clone(),
+            instance: here.me.instance.clone(),
+            boot: here.me.boot.clone(),
+            launched: here.me.launched.clone(),
+            incarnation: here.me.incarnation.clone(),
+            version: HEARTBEAT_VERSION.to_string(),
+            peer_address: String::new(),
+            fingerprint: String::new(),
+            role: view.role.into(),
+            epoch: epoch.max(view.epoch),
+            beat,
+            hears: view.hears,
+            resources: vec![ResourceHealth { name: "app".into(), state: state.into(), problem: None }],
+            replica: Health { consistent: here.replica.consistent, lag_ms: None },
+        };
+        let here = &mut self.hosts[host];
+        here.seq += 1;
+        let at = AtTable::Heartbeat { host, seq: here.seq, heartbeat: Arc::new(heartbeat) };
+        let way = self.dice.between(1_500, 8_000);
+        self.queue.push(self.now + way, Happening::AtTable(at));
+    }
+}
