@@ -3,7 +3,8 @@
 //! same code runs in the daemon, in the functions, in models and in simulations. Only `table` (feature `dynamodb`)
 //! knows how a row is stored.
 //!
-//! Start with [`record::Row`], then [`change::Change`], then [`authority::Authority`] and [`accept::Vigil`].
+//! Start with [`record::Row`], then [`change::Change`], then [`authority::Authority`] and [`accept::Vigil`]. Why each guard is
+//! there is in the [`manual`].
 
 pub mod accept;
 pub mod authority;
@@ -13,6 +14,7 @@ pub mod events;
 pub mod fields;
 pub mod heartbeat;
 pub mod ids;
+pub mod manual;
 pub mod outcome;
 pub mod policy;
 pub mod record;
