@@ -11,6 +11,7 @@ pub mod a1;
 pub mod a2;
 pub mod a3;
 pub mod report;
+pub mod rows;
 pub mod runner;
 
 use runner::{Exhaustive, Mutant, Size};

@@ -15,11 +15,8 @@ pub fn model_lines(report: &Report) -> Vec<String> {
         report.seconds,
         if report.complete { "complete" } else { "NOT COMPLETE" },
     )];
-    for (name, steps) in &report.reached {
-        lines.push(match steps {
-            Some(steps) => format!("      reached in {steps} steps: {name}"),
-            None => format!("      NEVER REACHED: {name}"),
-        });
+    for (name, reached) in &report.reached {
+        lines.push(format!("      {} {name}", if *reached { "reached:" } else { "NEVER REACHED:" }));
     }
     if let Some(violation) = &report.violation {
         lines.push(format!("      VIOLATED: {}", violation.property));
@@ -82,7 +79,7 @@ pub fn figures(reports: &[Report], hunts: &[(Mutant, Option<Killed>)], seconds: 
         "mutants_killed": killed.clone().count(),
         "mutants_total": hunts.len(),
         "slowest_mutant_seconds": tenths(killed.map(|killed| killed.seconds).fold(0.0, f64::max)),
-        "reached": checks().filter(|(_, steps)| steps.is_some()).count(),
+        "reached": checks().filter(|(_, reached)| *reached).count(),
         "reachability_checks": checks().count(),
         "peak_memory_mib": peak_memory_mib(),
         "seconds": tenths(seconds),

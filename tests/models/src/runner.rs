@@ -17,11 +17,11 @@
 //! }
 //! ```
 
-use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
+use stateright::{Checker, Expectation, HasDiscoveries, Model, Path, Property};
 use std::fmt::{self, Debug};
 use std::hash::Hash;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How far to search.
@@ -101,8 +101,8 @@ pub struct Report {
     pub complete: bool,
     /// It had to be.
     pub must_complete: bool,
-    /// Each reachability check with the steps it took, or `None`: never reached.
-    pub reached: Vec<(&'static str, Option<usize>)>,
+    /// Each reachability check, and whether it was reached.
+    pub reached: Vec<(&'static str, bool)>,
     pub violation: Option<Violation>,
 }
 
@@ -133,7 +133,7 @@ impl Report {
     pub fn holds(&self) -> bool {
         self.violation.is_none()
             && (self.complete || !self.must_complete)
-            && self.reached.iter().all(|(_, steps)| steps.is_some())
+            && self.reached.iter().all(|(_, reached)| *reached)
     }
 }
 
@@ -238,7 +238,7 @@ struct Found {
     generated: u64,
     depth: usize,
     complete: bool,
-    reached: Vec<(&'static str, Option<usize>)>,
+    reached: Vec<(&'static str, bool)>,
     violation: Option<Violation>,
 }
 
@@ -270,10 +270,8 @@ where
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
     M::Action: Clone + Debug + PartialEq + Send + Sync,
 {
-    let properties: Vec<(&'static str, Expectation)> =
-        model.properties().iter().map(|property| (property.name, property.expectation.clone())).collect();
     let from = stopwatch();
-    let mut checker = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    let mut checker = Watched::new(model).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
     if let Some(time) = limits.time {
         checker = checker.timeout(time);
     }
@@ -283,15 +281,13 @@ where
     let checker = checker.spawn_bfs().join();
     let out_of_time = limits.time.is_some_and(|time| from.elapsed() >= time);
     let out_of_states = limits.generated.is_some_and(|generated| checker.state_count() >= generated);
-    let of = |kind: Expectation| properties.iter().filter(move |(_, found)| *found == kind).map(|(name, _)| *name);
-    // One invariant is enough; the first in the model's order that fell.
-    let violation = of(Expectation::Always).find_map(|property| {
-        let path = checker.discovery(property)?;
-        Some(Violation { property, trace: tell(checker.model(), path) })
+    let watched = checker.model();
+    let violation = checker.discovery(HOLDS).map(|path| {
+        let fallen = watched.fallen(path.last_state()).expect("the search says so");
+        Violation { property: fallen, trace: tell(&watched.model, path) }
     });
-    let reached = of(Expectation::Sometimes)
-        .map(|name| (name, checker.discovery(name).map(|path| path.into_actions().len())))
-        .collect();
+    let reached = watched.reachable.iter().zip(&watched.reached);
+    let reached = reached.map(|(check, reached)| (check.name, reached.load(Ordering::Relaxed))).collect();
     Found {
         states: checker.unique_state_count() as u64,
         generated: checker.state_count() as u64,
@@ -302,9 +298,75 @@ where
     }
 }
 
-fn tell<M>(model: &M, path: Path<M::State, M::Action>) -> Vec<String>
+const HOLDS: &str = "every invariant holds";
+
+/// A model under search, with all its invariants as one property: the checker's own book-keeping costs more for each
+/// property of each state than the property does, and it goes on with a reachability check long after it was reached.
+struct Watched<M: Model> {
+    model: M,
+    invariants: Vec<Property<M>>,
+    reachable: Vec<Property<M>>,
+    reached: Vec<AtomicBool>,
+}
+
+impl<M: Model> Watched<M> {
+    fn new(model: M) -> Self {
+        let (mut invariants, mut reachable) = (Vec::new(), Vec::new());
+        for property in model.properties() {
+            match property.expectation {
+                Expectation::Always => invariants.push(property),
+                Expectation::Sometimes => reachable.push(property),
+                Expectation::Eventually => {
+                    panic!("{}: the checker does not find all that violates this", property.name)
+                }
+            }
+        }
+        let reached = reachable.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { model, invariants, reachable, reached }
+    }
+
+    fn fallen(&self, state: &M::State) -> Option<&'static str> {
+        let fallen = self.invariants.iter().find(|property| !(property.condition)(&self.model, state));
+        fallen.map(|property| property.name)
+    }
+
+    fn look_at(&self, state: &M::State) -> bool {
+        for (property, reached) in self.reachable.iter().zip(&self.reached) {
+            if !reached.load(Ordering::Relaxed) && (property.condition)(&self.model, state) {
+                reached.store(true, Ordering::Relaxed);
+            }
+        }
+        self.fallen(state).is_none()
+    }
+}
+
+impl<M: Model> Model for Watched<M> {
+    type State = M::State;
+    type Action = M::Action;
+
+    fn init_states(&self) -> Vec<M::State> {
+        self.model.init_states()
+    }
+
+    fn actions(&self, state: &M::State, actions: &mut Vec<M::Action>) {
+        self.model.actions(state, actions);
+    }
+
+    fn next_state(&self, state: &M::State, action: M::Action) -> Option<M::State> {
+        self.model.next_state(state, action)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![Property::always(HOLDS, Self::look_at)]
+    }
+
+    fn within_boundary(&self, state: &M::State) -> bool {
+        self.model.within_boundary(state)
+    }
+}
+
+fn tell<M: Told>(model: &M, path: Path<M::State, M::Action>) -> Vec<String>
 where
-    M: Told,
     M::State: PartialEq,
     M::Action: PartialEq,
 {
