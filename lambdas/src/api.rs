@@ -49,6 +49,10 @@
 //! ```
 //! `code`: `bad_request`, `malformed_event`, `unknown_cluster`, `refused`, `unavailable` (AWS gave no answer; ask again),
 //! `unusable` (a row, a configuration or a right must be put right first; the message names it).
+//!
+//! Nobody reads the answer to an event: a run that an event woke and that could not do its work (these codes, and
+//! `unfinished`: moved or nominated, and then out of time) fails instead, so that the event ends in the queue of failures.
+//! What a rule decides, to block included, is no failure.
 
 use lease::fields::{Fields, number, parsed, text};
 use lease::ids::{ClusterId, NodeId};
@@ -73,8 +77,9 @@ pub enum Action {
     History { limit: usize },
 }
 
-/// Why nothing was done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why nothing was done, or not all. By hand it is the answer; an event's run fails with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}; {what_to_do}")]
 pub struct ApiError {
     pub code: &'static str,
     pub message: String,
@@ -173,6 +178,13 @@ impl ApiError {
     pub fn unusable(message: String) -> Self {
         let what_to_do = "put right what the message names, then ask again".into();
         Self { code: "unusable", message, what_to_do }
+    }
+
+    /// A run that had to end before its work was done.
+    #[must_use]
+    pub fn unfinished(message: String) -> Self {
+        let what_to_do = "watch goes on from it within a minute; if it does not, status says what is left".into();
+        Self { code: "unfinished", message, what_to_do }
     }
 
     #[must_use]

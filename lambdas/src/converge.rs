@@ -3,7 +3,7 @@
 //! Level-triggered: what is desired follows from the row as it is read now, never from the event that woke us. The row is
 //! read again before each batch of changes; once the epoch has moved, the batch is dropped and everything starts anew
 //! from the new row. A failed step undoes nothing and stops no other: it is tried again while time is left, and then
-//! left to the next run.
+//! left to the next run. So is a read that fails in passing: what has begun is not left half done for it.
 //!
 //! ```text
 //!  read row ─▶ discover ─▶ plan ─▶ empty? ─yes─▶ done
@@ -13,6 +13,7 @@
 //! ```
 
 use crate::cloud::{Cloud, CloudError};
+pub use crate::deadline::Deadline;
 use crate::discovery::{View, discover};
 use crate::report::Story;
 use crate::routing::{Change, plan};
@@ -32,24 +33,10 @@ const IN_FLIGHT: usize = 10;
 /// First and longest pause before a failed step is tried again.
 const PAUSE: Millis = Millis(100);
 const PAUSE_LIMIT: Millis = Millis(2_000);
-/// Kept for telling what happened.
-pub const RESERVE: Millis = Millis(2_500);
 /// When to look again after the last change: once for EC2's late reads, once for a late write of somebody else.
 const LOOKS: [Millis; 2] = [Millis(500), Millis(1_500)];
 /// Rounds of one call: each is either progress or an epoch that moved.
 const ROUNDS: usize = 20;
-
-/// When the function must be done, on [`Cloud::elapsed`]'s scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadline(pub Millis);
-
-impl Deadline {
-    /// Time left for acting; what telling needs is kept back.
-    #[must_use]
-    pub fn left(self, cloud: &impl Cloud) -> Millis {
-        self.0.minus(cloud.elapsed()).minus(RESERVE)
-    }
-}
 
 /// What became of the network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -96,7 +83,7 @@ fn desired<'a>(config: &'a ClusterConfig, row: &Row) -> Result<(NodeId, &'a Inst
 /// Acknowledges on EC2's answers to the writes, or on a description that already matched; see [`look_twice`].
 ///
 /// # Errors
-/// [`CloudError`] when the row or the network cannot be read at all. Steps that failed are in the result.
+/// [`CloudError`] when the row or the network could not be read while time was left. Steps that failed are in the result.
 pub async fn converge(
     cloud: &impl Cloud,
     config: &ClusterConfig,
@@ -106,7 +93,7 @@ pub async fn converge(
 ) -> Result<Network, CloudError> {
     let mut network = Network::default();
     for _ in 0..ROUNDS {
-        let Some(row) = cloud.row(&config.cluster).await? else { return Ok(network) };
+        let Some(row) = deadline.insist(cloud, || cloud.row(&config.cluster)).await? else { return Ok(network) };
         network.epoch = Some(row.epoch);
         network.failed.clear();
         network.problems.clear();
@@ -123,7 +110,7 @@ pub async fn converge(
         };
         let topology = match prepared.take() {
             Some(topology) => topology,
-            None => discover(cloud, config, View::Failover).await?,
+            None => deadline.insist(cloud, || discover(cloud, config, View::Failover)).await?,
         };
         let plan = plan(&topology, &config.virtual_ips, instance);
         network.problems = plan.problems.iter().map(ToString::to_string).collect();
@@ -155,8 +142,10 @@ async fn apply(
     let (forwarding, routes): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| matches!(change, Change::Forwarding { .. }));
     let anything = !forwarding.is_empty() || !routes.is_empty();
-    let overtaken =
-        async || Ok::<_, CloudError>(cloud.row(&config.cluster).await?.is_none_or(|row| row.epoch != epoch));
+    let overtaken = async || {
+        let found = deadline.insist(cloud, || cloud.row(&config.cluster)).await?;
+        Ok::<_, CloudError>(found.is_none_or(|row| row.epoch != epoch))
+    };
     for stage in [forwarding, routes] {
         let mut pending = stage;
         let mut pause = PAUSE;

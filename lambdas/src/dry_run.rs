@@ -2,6 +2,7 @@
 
 use crate::api::{ApiError, refused};
 use crate::cloud::Cloud;
+use crate::deadline::Deadline;
 use crate::decide::{Action, Hint, Missing, decide};
 use crate::discovery::{View, discover};
 use crate::observe::{Trouble, begin, look};
@@ -20,6 +21,7 @@ pub async fn plan(
     cloud: &impl Cloud,
     cluster: &ClusterId,
     to: Option<&NodeId>,
+    deadline: Deadline,
 ) -> Result<Result<Value, ApiError>, Trouble> {
     let mut seen = begin(cloud, cluster, Hint::Switchover { to: to.cloned(), reason: "dry run".into() }).await?;
     let topology = discover(cloud, &seen.config, View::Whole).await?;
@@ -28,7 +30,7 @@ pub async fn plan(
     let mut says = decide(&seen);
     for _ in 0..4 {
         let Action::LookAgain(missing) = &says.action else { break };
-        look(cloud, &mut seen, &missing.clone()).await?;
+        look(cloud, &mut seen, &missing.clone(), deadline).await?;
         says = decide(&seen);
         if matches!(&says.action, Action::LookAgain(missing) if missing.iter().any(|m| matches!(m, Missing::RowMovement { .. })))
         {

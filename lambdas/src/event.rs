@@ -22,13 +22,19 @@ pub enum Waking {
     Ignored { what: String },
 }
 
+/// Whether EventBridge sent it (an event or the schedule): nobody reads the answer then.
+#[must_use]
+pub fn is_event(payload: &Value) -> bool {
+    payload.get("source").is_some() || payload.get("detail-type").is_some()
+}
+
 /// Understands a payload.
 ///
 /// # Errors
 /// [`ApiError`]: what is wrong with it, all of it. Nothing was changed.
 pub fn understand(payload: &Value) -> Result<Waking, ApiError> {
     let (source, kind) = (payload.get("source"), payload.get("detail-type"));
-    if source.is_none() && kind.is_none() {
+    if !is_event(payload) {
         return Request::parse(payload).map(Waking::Request);
     }
     let text = |value: Option<&Value>, key: &str| {

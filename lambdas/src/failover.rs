@@ -10,6 +10,14 @@
 //! ```
 //!
 //! The run may die after any of these: the row says what has been decided, and the next hint or `watch` goes on from it.
+//!
+//! It does not end for a read that fails in passing ([`Deadline::insist`]). When its time is over:
+//!
+//! | run by | before anything is written | once it has nominated or asked | once the lease has moved |
+//! |---|---|---|---|
+//! | an event | begun again while time is left; then the suspicion is repeated every 2 s, `watch` comes each minute | the nominee accepts, the holder hands over: `Failover Accepted` wakes [`follow`] | `watch` moves what is left |
+//! | hand | answered at once if the first read fails, else when the time is over: nothing was changed, ask again | the same | the same |
+//! | `watch` | the next minute's | the same | the same |
 
 mod drive;
 mod follow;
@@ -126,7 +134,7 @@ pub async fn run_without(
             return Ok(Answer::of(cluster, &decision, Ending::OutOfTime));
         }
         match decision.action.clone() {
-            Action::LookAgain(missing) => look(cloud, &mut seen, &missing).await?,
+            Action::LookAgain(missing) => look(cloud, &mut seen, &missing, deadline).await?,
             Action::Nothing => {
                 // Left alone although something is wrong: people need to read why.
                 let suspicion = !matches!(seen.hint, Hint::Look | Hint::Joined { .. });
@@ -144,7 +152,7 @@ pub async fn run_without(
             }
             Action::Stop(instance) => {
                 // Deciding took seconds: whoever holds the lease now is not stopped for what its predecessor did.
-                let found = cloud.row(cluster).await?;
+                let found = deadline.insist(cloud, || cloud.row(cluster)).await?;
                 let term = |row: &Option<Row>| row.as_ref().map(|row| (row.epoch, row.beat, row.holder.clone()));
                 if term(&found) != term(&seen.row) {
                     seen.row = found;
@@ -158,7 +166,7 @@ pub async fn run_without(
                 }
                 seen.instances = None;
                 cloud.sleep(STOP_PACE).await;
-                let found = cloud.row(cluster).await?;
+                let found = deadline.insist(cloud, || cloud.row(cluster)).await?;
                 if term(&found) != term(&seen.row) {
                     seen.row_moves = None;
                 }
@@ -166,7 +174,7 @@ pub async fn run_without(
             }
             Action::Found(founding) => {
                 let write = founding.clone().write(mark(cloud));
-                if let Some(row) = apply(cloud, &mut seen, &write).await? {
+                if let Some(row) = apply(cloud, &mut seen, &write, deadline).await? {
                     let detail =
                         json!({ "nominee": founding.nominee.node, "epoch": row.epoch, "lineage": row.lineage });
                     record(cloud, cluster, "Founded", detail, Some(decision_record(&decision, &seen))).await;
@@ -178,7 +186,8 @@ pub async fn run_without(
                 }
             }
             Action::Nominate(nominee) => {
-                let Some(row) = change(cloud, &mut seen, &Change::Nominate(nominee.clone())).await? else { continue };
+                let nominate = Change::Nominate(nominee.clone());
+                let Some(row) = change(cloud, &mut seen, &nominate, deadline).await? else { continue };
                 let driven = drive::nomination(cloud, &seen, &decision, &row, &nominee, deadline, &story);
                 // Nobody waits for the telling: with proof of death the nominee accepts within milliseconds.
                 let (ended, ()) = futures::join!(driven, tell_nominated(cloud, &decision, &seen, &row));
@@ -188,7 +197,8 @@ pub async fn run_without(
                 }
             }
             Action::Intend(intent) => {
-                let Some(row) = change(cloud, &mut seen, &Change::Intend(intent.clone())).await? else { continue };
+                let intend = Change::Intend(intent.clone());
+                let Some(row) = change(cloud, &mut seen, &intend, deadline).await? else { continue };
                 story.step(cloud, format!("{} asked to hand over to {}", holder_name(&row), intent.to));
                 let detail =
                     json!({ "to": intent.to, "rule": intent.rule, "reason": intent.reason, "epoch": row.epoch });
@@ -201,15 +211,20 @@ pub async fn run_without(
 }
 
 /// Applies `change` to the row that was decided on. `None`: it was not, `seen` has the row as it is now; decide again.
-async fn change(cloud: &impl Cloud, seen: &mut Observation, change: &Change) -> Result<Option<Row>, Trouble> {
+async fn change(
+    cloud: &impl Cloud,
+    seen: &mut Observation,
+    change: &Change,
+    deadline: Deadline,
+) -> Result<Option<Row>, Trouble> {
     let Some(row) = &seen.row else { return Ok(None) };
     match change.on(row, mark(cloud)) {
-        Ok(write) => apply(cloud, seen, &write).await,
+        Ok(write) => apply(cloud, seen, &write, deadline).await,
         Err(refusal) => {
             // The rules and the row's own guards disagree: a bug, or a row from another version. Look again, slowly.
             tracing::error!(cluster = %seen.config.cluster, %refusal, "the decision is not legal on the row it was made on");
             cloud.sleep(Millis(500)).await;
-            seen.row = cloud.row(&seen.config.cluster).await?;
+            seen.row = deadline.insist(cloud, || cloud.row(&seen.config.cluster)).await?;
             Ok(None)
         }
     }
@@ -217,7 +232,13 @@ async fn change(cloud: &impl Cloud, seen: &mut Observation, change: &Change) -> 
 
 /// Sends one write. An outcome that is not known is found out by reading: its effect shows whether it was applied. The
 /// answer is the row as it was written, also where it has moved on since: what follows is waited for from there.
-async fn apply(cloud: &impl Cloud, seen: &mut Observation, write: &Write) -> Result<Option<Row>, Trouble> {
+async fn apply(
+    cloud: &impl Cloud,
+    seen: &mut Observation,
+    write: &Write,
+    deadline: Deadline,
+) -> Result<Option<Row>, Trouble> {
+    let read = || cloud.row(&write.row.cluster);
     let found = match cloud.write(write, WRITE).await {
         Outcome::Applied(row) => return Ok(Some(*row)),
         Outcome::Refused { found } => found.map(|row| *row),
@@ -226,11 +247,11 @@ async fn apply(cloud: &impl Cloud, seen: &mut Observation, write: &Write) -> Res
         Outcome::NotApplied { problem } => {
             tracing::warn!(cluster = %seen.config.cluster, %problem, "the row was not written");
             cloud.sleep(Millis(200)).await;
-            cloud.row(&seen.config.cluster).await?
+            deadline.insist(cloud, read).await?
         }
         Outcome::Unknown { problem } => {
             tracing::warn!(cluster = %seen.config.cluster, %problem, "whether the row was written is not known: reading it");
-            let found = cloud.row(&seen.config.cluster).await?;
+            let found = deadline.insist(cloud, read).await?;
             if found.as_ref().is_some_and(|row| has_effect(row, write)) {
                 return Ok(Some(write.row.clone()));
             }

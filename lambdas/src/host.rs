@@ -1,22 +1,24 @@
 //! Running under Lambda: what the three binaries share.
 
+use crate::api::ApiError;
 use crate::aws::Aws;
 use crate::cloud::Cloud;
 use crate::converge::Deadline;
 use crate::environment::Environment;
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use lease::time::Millis;
 use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
-/// Serves invocations until Lambda ends the process.
+/// Serves invocations until Lambda ends the process. What `handle` fails with fails the invocation: Lambda sends an event
+/// that failed to the function's failure destination.
 ///
 /// # Errors
 /// A bad environment, or a Runtime API that does not answer.
 pub fn serve<F, Answer>(handle: F) -> Result<(), anyhow::Error>
 where
     F: Fn(&'static Aws, Value, Deadline) -> Answer,
-    Answer: Future<Output = Value>,
+    Answer: Future<Output = Result<Value, ApiError>>,
 {
     log_json();
     let environment = Environment::of_process()?;
@@ -33,7 +35,11 @@ where
             let left = ends.duration_since(now).unwrap_or(Duration::ZERO);
             let left = Millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
             let answer = handle(aws, event.payload, Deadline(aws.elapsed().plus(left)));
-            async { Ok::<Value, Error>(answer.await) }
+            async {
+                answer
+                    .await
+                    .map_err(|error| Diagnostic { error_type: error.code.to_owned(), error_message: error.to_string() })
+            }
         });
         lambda_runtime::run(service).await.map_err(|error| anyhow::anyhow!(error))
     })

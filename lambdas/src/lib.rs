@@ -19,6 +19,7 @@ pub mod budget;
 pub mod cloud;
 pub mod configure;
 pub mod converge;
+pub mod deadline;
 pub mod decide;
 pub mod discovery;
 pub mod dry_run;

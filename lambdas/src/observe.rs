@@ -1,6 +1,7 @@
 //! Gathering what a decision rests on: little first, more only where the decision asks for it.
 
 use crate::cloud::{Cloud, CloudError, mark};
+use crate::deadline::Deadline;
 use crate::decide::{Hint, Marks, Missing, Observation, Sighting};
 use futures::future::join_all;
 use lease::config::ClusterConfig;
@@ -47,18 +48,28 @@ pub fn marks(cloud: &impl Cloud) -> Marks {
     Marks { intent: mark(cloud), lineage }
 }
 
-/// Adds what is missing to `seen`. After a look that took time the row is read again.
+/// Adds what is missing to `seen`. After a look that took time the row is read again. What AWS does not answer is asked
+/// for again until `deadline`.
 ///
 /// # Errors
 /// [`CloudError`]; `seen` is as it was, or has more.
-pub async fn look(cloud: &impl Cloud, seen: &mut Observation, missing: &[Missing]) -> Result<(), CloudError> {
+pub async fn look(
+    cloud: &impl Cloud,
+    seen: &mut Observation,
+    missing: &[Missing],
+    deadline: Deadline,
+) -> Result<(), CloudError> {
     let mut slow = false;
     for what in missing {
         match what {
-            Missing::Heartbeats => seen.heartbeats = Some(heartbeats(cloud, &seen.config).await?),
+            Missing::Heartbeats => {
+                seen.heartbeats = Some(deadline.insist(cloud, || heartbeats(cloud, &seen.config)).await?);
+            }
             Missing::Movement { nodes, within } => {
                 slow = true;
-                movement(cloud, seen, nodes, *within).await?;
+                let known = seen.heartbeats.get_or_insert_default();
+                let moved = deadline.insist(cloud, || movement(cloud, &seen.config, known, nodes, *within)).await?;
+                known.extend(moved);
             }
             Missing::Instances { after } => {
                 if *after > Millis::ZERO {
@@ -66,27 +77,29 @@ pub async fn look(cloud: &impl Cloud, seen: &mut Observation, missing: &[Missing
                     cloud.sleep(*after).await;
                 }
                 let ids: Vec<InstanceId> = seen.config.nodes.iter().map(|node| node.instance.clone()).collect();
-                seen.instances = Some(cloud.instances(&ids).await?);
+                seen.instances = Some(deadline.insist(cloud, || cloud.instances(&ids)).await?);
                 seen.instance_looks += 1;
             }
             Missing::RowMovement { within } => {
                 let before = seen.row.clone();
-                seen.row_moves = Some(row_moves(cloud, &seen.config.cluster, before.as_ref(), *within).await?);
+                let moves = || row_moves(cloud, &seen.config.cluster, before.as_ref(), *within);
+                seen.row_moves = Some(deadline.insist(cloud, moves).await?);
                 slow = true;
             }
         }
     }
     if slow {
-        seen.row = cloud.row(&seen.config.cluster).await?;
+        seen.row = deadline.insist(cloud, || cloud.row(&seen.config.cluster)).await?;
     }
     Ok(())
 }
 
 /// Every node's heartbeat, read at once. One that cannot be read (written by a newer release, or malformed) is as good as
-/// none: it must not keep the others from being considered.
+/// none: it must not keep the others from being considered. One that is only not answered for now is no such: a standby
+/// must not be passed over for it.
 ///
 /// # Errors
-/// [`CloudError`] where none could be read.
+/// [`CloudError`] where none could be read, or one was not answered.
 pub async fn heartbeats(cloud: &impl Cloud, config: &ClusterConfig) -> Result<BTreeMap<NodeId, Sighting>, CloudError> {
     let reads = config.nodes.iter().map(|member| cloud.heartbeat(&config.cluster, &member.name));
     let mut found = BTreeMap::new();
@@ -100,49 +113,57 @@ pub async fn heartbeats(cloud: &impl Cloud, config: &ClusterConfig) -> Result<BT
             }
             Err(error) => {
                 tracing::warn!(cluster = %config.cluster, node = %member.name, %error, "its heartbeat cannot be read");
-                failed = Some(error);
+                failed = failed.filter(CloudError::is_passing).or(Some(error));
             }
         }
     }
     match failed {
-        Some(error) if !answered => Err(error),
+        Some(error) if !answered || error.is_passing() => Err(error),
         _ => Ok(found),
     }
 }
 
+/// These nodes' heartbeats after looking for movement: each has advanced since `known`, or stood still for `within`.
+///
+/// # Errors
+/// [`CloudError`] where one that seems to stand still was not answered for: it may have advanced all the same.
 async fn movement(
     cloud: &impl Cloud,
-    seen: &mut Observation,
+    config: &ClusterConfig,
+    known: &BTreeMap<NodeId, Sighting>,
     nodes: &BTreeSet<NodeId>,
     within: Millis,
-) -> Result<(), CloudError> {
-    let heartbeats = seen.heartbeats.get_or_insert_default();
-    let before: BTreeMap<NodeId, u64> =
-        nodes.iter().map(|node| (node.clone(), heartbeats.get(node).map_or(0, |sighting| sighting.seq))).collect();
+) -> Result<BTreeMap<NodeId, Sighting>, CloudError> {
     let ends = cloud.elapsed().plus(within);
+    let mut found = BTreeMap::new();
     let mut still: BTreeSet<NodeId> = nodes.clone();
     loop {
         cloud.sleep(PACE).await;
+        let mut unanswered = None;
         for node in still.clone() {
-            let read = cloud.heartbeat(&seen.config.cluster, &node).await.inspect_err(|error| {
-                tracing::warn!(cluster = %seen.config.cluster, %node, %error, "its heartbeat cannot be read");
-            });
-            let Ok(Some(found)) = read else { continue };
-            if found.seq > before[&node] {
-                heartbeats.insert(node.clone(), Sighting { advanced: Some(true), ..found });
-                still.remove(&node);
+            match cloud.heartbeat(&config.cluster, &node).await {
+                Ok(Some(read)) if read.seq > known.get(&node).map_or(0, |sighting| sighting.seq) => {
+                    still.remove(&node);
+                    found.insert(node, Sighting { advanced: Some(true), ..read });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(cluster = %config.cluster, %node, %error, "its heartbeat cannot be read");
+                    unanswered = Some(error).filter(CloudError::is_passing).or(unanswered);
+                }
             }
         }
         if still.is_empty() {
-            return Ok(());
+            return Ok(found);
         }
         if cloud.elapsed() >= ends {
-            for node in still {
-                if let Some(sighting) = heartbeats.get_mut(&node) {
-                    sighting.advanced = Some(false);
-                }
+            if let Some(error) = unanswered {
+                return Err(error);
             }
-            return Ok(());
+            let stood =
+                |node| known.get(&node).map(|known| (node, Sighting { advanced: Some(false), ..known.clone() }));
+            found.extend(still.into_iter().filter_map(stood));
+            return Ok(found);
         }
     }
 }

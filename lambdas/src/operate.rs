@@ -1,10 +1,10 @@
-//! Carrying out what wakes `failover`, each to its JSON answer.
+//! Carrying out what wakes `failover`, each to its JSON answer, or to the failure that Lambda is to see.
 
 use crate::api::{Action, ApiError, Request, refused};
 use crate::cloud::{Cloud, CloudError, mark};
 use crate::converge::Deadline;
 use crate::decide::Hint;
-use crate::event::{Waking, understand};
+use crate::event::{Waking, is_event, understand};
 use crate::failover::{Answer, Ending, follow, run};
 use crate::observe::Trouble;
 use crate::report::record;
@@ -20,14 +20,35 @@ use serde_json::{Value, json};
 
 /// Handles one payload of `failover`. Always answers; what could not be done says so.
 pub async fn handle(cloud: &impl Cloud, clusters: &[ClusterId], payload: &Value, deadline: Deadline) -> Value {
+    invoked(cloud, clusters, payload, deadline).await.unwrap_or_else(|error| error.to_json())
+}
+
+/// The same for Lambda: whoever asks by hand gets an answer, whatever it is; an event whose work could not be done fails
+/// its invocation, and so ends in the queue of failures instead of in an answer that nobody reads.
+///
+/// # Errors
+/// [`ApiError`] for an event that could not be understood, or whose work was not done or not finished.
+pub async fn invoked(
+    cloud: &impl Cloud,
+    clusters: &[ClusterId],
+    payload: &Value,
+    deadline: Deadline,
+) -> Result<Value, ApiError> {
     let answer = match understand(payload) {
         Ok(waking) => act(cloud, clusters, waking, deadline).await,
         Err(error) => Err(error),
     };
-    answer.unwrap_or_else(|error| {
-        tracing::error!(code = error.code, message = %error.message, "refused");
-        error.to_json()
-    })
+    match answer {
+        Err(error) if !is_event(payload) => {
+            tracing::error!(code = error.code, message = %error.message, "refused");
+            Ok(error.to_json())
+        }
+        Err(error) => {
+            tracing::error!(code = error.code, message = %error.message, "the event's work is not done");
+            Err(error)
+        }
+        answered => answered,
+    }
 }
 
 async fn act(
@@ -37,7 +58,7 @@ async fn act(
     deadline: Deadline,
 ) -> Result<Value, ApiError> {
     let said = |cluster: &ClusterId, result: Result<Answer, Trouble>| match result {
-        Ok(answer) => Ok(of_event(&answer)),
+        Ok(answer) => of_event(&answer),
         Err(error) => Err(trouble(error, cluster, clusters)),
     };
     match waking {
@@ -49,17 +70,17 @@ async fn act(
             said(&cluster, patiently(cloud, deadline, || follow(cloud, &cluster, rule, &holder, epoch, deadline)).await)
         }
         Waking::Instance { instance, hint } => {
-            let owners = owners(cloud, clusters, &instance).await?;
+            let found = deadline.insist(cloud, || owners(cloud, clusters, &instance)).await;
+            let owners = found.map_err(|error| ApiError::unavailable(error.to_string()))?;
             if owners.is_empty() {
                 let reason = format!("{instance} belongs to no cluster of this deployment");
                 return Ok(json!({ "outcome": "nothing", "reason": reason }));
             }
             let runs = owners.iter().map(|cluster| async {
                 let ran = patiently(cloud, deadline, || run(cloud, cluster, hint.clone(), deadline)).await;
-                said(cluster, ran).unwrap_or_else(|error| error.to_json())
+                said(cluster, ran)
             });
-            let mut answers = join_all(runs).await;
-            Ok(if answers.len() == 1 { answers.remove(0) } else { json!({ "clusters": answers }) })
+            all_of(join_all(runs).await)
         }
         Waking::Request(request) => by_hand(cloud, clusters, request, deadline).await,
     }
@@ -85,16 +106,50 @@ async fn patiently<F: Future<Output = Result<Answer, Trouble>>>(
     }
 }
 
+/// The answer of several clusters' runs: a failure if one of them failed.
+fn all_of(mut runs: Vec<Result<Value, ApiError>>) -> Result<Value, ApiError> {
+    if runs.len() == 1 {
+        return runs.remove(0);
+    }
+    let (done, failed): (Vec<_>, Vec<_>) = runs.into_iter().partition(Result::is_ok);
+    let mut failed: Vec<ApiError> = failed.into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() {
+        return Ok(json!({ "clusters": done.into_iter().flatten().collect::<Vec<_>>() }));
+    }
+    let messages: Vec<_> = failed.iter().map(|error| error.message.clone()).collect();
+    Err(ApiError { message: messages.join("; "), ..failed.remove(0) })
+}
+
 /// The answer to an event goes to a log, if anywhere: the decision in short.
-fn of_event(answer: &Answer) -> Value {
+fn of_event(answer: &Answer) -> Result<Value, ApiError> {
     tracing::info!(
         cluster = %answer.cluster, rule = %answer.rule, outcome = ?answer.outcome, reason = %answer.reason, "decided"
     );
-    json!(answer)
+    match answer.outcome {
+        Ending::Incomplete | Ending::OutOfTime => Err(ApiError::unfinished(unfinished(answer))),
+        Ending::Nothing | Ending::Blocked | Ending::HolderReturned | Ending::NotTaken | Ending::Completed => {
+            Ok(json!(answer))
+        }
+    }
+}
+
+fn unfinished(answer: &Answer) -> String {
+    let end = if answer.outcome == Ending::OutOfTime { "out of time" } else { "the network does not match yet" };
+    let mut message = format!("{}: {}: {}: {end}", answer.cluster, answer.rule, answer.reason);
+    let network = answer.network.iter();
+    for left in network.flat_map(|network| network.failed.iter().chain(&network.problems)) {
+        message.push_str("; ");
+        message.push_str(left);
+    }
+    message
 }
 
 /// The clusters that `instance` is a node of: one machine may run a daemon for each of several.
-async fn owners(cloud: &impl Cloud, clusters: &[ClusterId], instance: &InstanceId) -> Result<Vec<ClusterId>, ApiError> {
+async fn owners(
+    cloud: &impl Cloud,
+    clusters: &[ClusterId],
+    instance: &InstanceId,
+) -> Result<Vec<ClusterId>, CloudError> {
     let configs = join_all(clusters.iter().map(|cluster| cloud.config(cluster))).await;
     let mut found = Vec::new();
     let mut unreadable = None;
@@ -109,7 +164,7 @@ async fn owners(cloud: &impl Cloud, clusters: &[ClusterId], instance: &InstanceI
         }
     }
     match unreadable {
-        Some(error) if found.is_empty() => Err(ApiError::unavailable(error.to_string())),
+        Some(error) if found.is_empty() => Err(error),
         _ => Ok(found),
     }
 }
@@ -124,7 +179,7 @@ async fn by_hand(
     let trouble = |error: Trouble| trouble(error, cluster, clusters);
     match request.action {
         Action::Status => status::status(cloud, cluster).await.map_err(trouble),
-        Action::Plan { to } => dry_run::plan(cloud, cluster, to.as_ref()).await.map_err(trouble)?,
+        Action::Plan { to } => dry_run::plan(cloud, cluster, to.as_ref(), deadline).await.map_err(trouble)?,
         Action::Switchover { to, reason } => {
             let hint = Hint::Switchover { to, reason };
             run(cloud, cluster, hint, deadline).await.map(|answer| of_request(&answer)).map_err(trouble)
@@ -135,11 +190,11 @@ async fn by_hand(
         }
         Action::Pause { reason } => {
             let pause = Change::Pause(Pause { reason: reason.clone() });
-            let row = change(cloud, cluster, &pause).await.map_err(trouble)?;
+            let row = change(cloud, cluster, &pause, deadline).await.map_err(trouble)?;
             Ok(paused(cloud, cluster, row, true, &reason).await)
         }
         Action::Resume => {
-            let row = change(cloud, cluster, &Change::Resume).await.map_err(trouble)?;
+            let row = change(cloud, cluster, &Change::Resume, deadline).await.map_err(trouble)?;
             Ok(paused(cloud, cluster, row, false, "").await)
         }
         Action::History { limit } => {
@@ -181,7 +236,13 @@ fn trouble(error: Trouble, cluster: &ClusterId, clusters: &[ClusterId]) -> ApiEr
 }
 
 /// Applies a change that holds on any row, however it moves meanwhile: a holder writes more than once a second.
-async fn change(cloud: &impl Cloud, cluster: &ClusterId, change: &Change) -> Result<Result<Row, String>, Trouble> {
+/// Once something may have been written, the row is read until it tells.
+async fn change(
+    cloud: &impl Cloud,
+    cluster: &ClusterId,
+    change: &Change,
+    deadline: Deadline,
+) -> Result<Result<Row, String>, Trouble> {
     const BUDGET: Millis = Millis(1_500);
     let (row, config) = futures::try_join!(cloud.row(cluster), cloud.config(cluster))?;
     if config.is_none() {
@@ -211,12 +272,12 @@ async fn change(cloud: &impl Cloud, cluster: &ClusterId, change: &Change) -> Res
             }
             Outcome::NotApplied { problem } => {
                 last = problem;
-                cloud.row(cluster).await?
+                deadline.insist(cloud, || cloud.row(cluster)).await?
             }
             Outcome::Unknown { problem } => {
                 unanswered.push(write);
                 last = problem;
-                cloud.row(cluster).await?
+                deadline.insist(cloud, || cloud.row(cluster)).await?
             }
         };
     }

@@ -1,9 +1,11 @@
 //! The backstop, every minute: looks at each cluster twice within seconds and does what no event has led to. Not the
 //! detector: that is the standbys.
 
+use crate::api::ApiError;
 use crate::cloud::{Cloud, mark};
 use crate::converge::{Deadline, converge};
 use crate::decide::{Hint, Sighting, acceptance_limit};
+use crate::event::is_event;
 use crate::failover::{Ending, run, run_without};
 use crate::metrics::Measures;
 use crate::observe::{Trouble, heartbeats};
@@ -55,7 +57,8 @@ pub async fn visit_all(
     join_all(visits).await
 }
 
-/// Visits one cluster.
+/// Visits one cluster. What AWS does not answer is asked for again while time is left, but for the first read; the next
+/// minute's visit takes up whatever this one could not.
 ///
 /// # Errors
 /// [`Trouble`] where the table or the network could not be read.
@@ -67,12 +70,12 @@ pub async fn visit(
 ) -> Result<Visit, Trouble> {
     let (first, config) = futures::try_join!(cloud.row(cluster), cloud.config(cluster))?;
     let config = config.ok_or_else(|| Trouble::NoCluster(cluster.clone()))?;
-    let before = heartbeats(cloud, &config).await?;
+    let all = || heartbeats(cloud, &config);
+    let before = deadline.insist(cloud, all).await?;
     // Long enough that every living node has beaten: the holder on the row, each in its heartbeat.
     let policy = &config.policy;
     cloud.sleep(Millis((policy.beat_ms.0 * 2).max(policy.heartbeat_ms.0 * 5 / 4) + 300)).await;
-    let (row, after) = futures::join!(cloud.row(cluster), heartbeats(cloud, &config));
-    let (row, after) = (row?, after?);
+    let (row, after) = futures::try_join!(deadline.insist(cloud, || cloud.row(cluster)), deadline.insist(cloud, all))?;
     let mut visit =
         Visit { measures: measure(&config, first.as_ref(), row.as_ref(), &before, &after), did: Vec::new() };
     let Some(row) = row else {
@@ -80,7 +83,7 @@ pub async fn visit(
         return Ok(visit);
     };
     // A nomination that stood for its whole time and that nobody drives any more.
-    let stuck = stuck_nominee(cloud, &config, first.as_ref(), &row).await?;
+    let stuck = stuck_nominee(cloud, &config, first.as_ref(), &row, deadline).await?;
     if let Some(nominee) = &stuck {
         visit.measures.stuck = 1;
         visit.did.push(format!("{nominee} did not accept its nomination"));
@@ -159,13 +162,14 @@ async fn stuck_nominee(
     config: &ClusterConfig,
     first: Option<&Row>,
     row: &Row,
+    deadline: Deadline,
 ) -> Result<Option<NodeId>, Trouble> {
     let (Some(was), Some(is)) = (first.and_then(Row::live_nominee), row.live_nominee()) else { return Ok(None) };
     if was != is {
         return Ok(None);
     }
     cloud.sleep(acceptance_limit(config, row.ttl_ms)).await;
-    let later = cloud.row(&config.cluster).await?;
+    let later = deadline.insist(cloud, || cloud.row(&config.cluster)).await?;
     Ok(later.as_ref().and_then(Row::live_nominee).filter(|later| *later == is).map(|nominee| nominee.node.clone()))
 }
 
@@ -243,6 +247,22 @@ async fn correct_drift(
 pub fn answer(visits: &[(ClusterId, Visit)]) -> Value {
     let told = visits.iter().map(|(cluster, visit)| (cluster.to_string(), json!({ "did": visit.did })));
     json!({ "clusters": Value::Object(told.collect()) })
+}
+
+/// The same for Lambda: a schedule's tick fails if a visit did, so that the failure is seen; by hand it is an answer.
+///
+/// # Errors
+/// [`ApiError`] naming the visits that failed. The others were made.
+pub fn told(tick: &Value, visits: &[(ClusterId, Visit)]) -> Result<Value, ApiError> {
+    let failed: Vec<_> = visits
+        .iter()
+        .filter(|(_, visit)| visit.measures.failed_visits > 0)
+        .map(|(cluster, visit)| format!("{cluster}: {}", visit.did.join("; ")))
+        .collect();
+    if failed.is_empty() || !is_event(tick) {
+        return Ok(answer(visits));
+    }
+    Err(ApiError::unfinished(failed.join("; ")))
 }
 
 #[cfg(test)]

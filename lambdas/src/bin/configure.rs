@@ -9,6 +9,6 @@ fn main() -> anyhow::Result<()> {
     host::serve(|aws, request, _deadline| async move {
         let response = configure::handle(aws, &request).await;
         host::answer_cloudformation(&response).await;
-        response.body
+        Ok(response.body)
     })
 }

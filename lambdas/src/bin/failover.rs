@@ -7,6 +7,6 @@ use lambdas::{host, operate};
 
 fn main() -> anyhow::Result<()> {
     host::serve(|aws, payload, deadline| async move {
-        operate::handle(aws, &aws.environment().clusters, &payload, deadline).await
+        operate::invoked(aws, &aws.environment().clusters, &payload, deadline).await
     })
 }

@@ -1,5 +1,5 @@
-//! A world in memory for tests: a row with its guards, nodes that behave, tables of routes, virtual time. Sleeping moves
-//! the clock; what the nodes do in between happens when the world is next looked at.
+//! A world in memory for tests: a row with its guards, nodes that behave, tables of routes, virtual time. The clock moves
+//! to the next sleeper once all sleep; what the nodes do in between happens when the world is next looked at.
 
 use super::{Cloud, CloudError, Found, Tables};
 use crate::decide::{Described, Sighting};
@@ -123,6 +123,8 @@ pub(crate) struct State {
     /// What happens to the row right after an answer was lost.
     pub after_lost: Option<Hook>,
     pub reads: usize,
+    /// How many of the next calls of a read, by its name here, are throttled.
+    pub throttled: BTreeMap<&'static str, u32>,
     /// Nodes whose heartbeat item a newer release has written.
     pub unreadable: BTreeSet<NodeId>,
     /// The holder renews before every read of the row, however close they are.
@@ -133,6 +135,8 @@ pub(crate) struct State {
     intended_at: Option<Millis>,
     beaten_at: Millis,
     random: u64,
+    /// Until when each sleeps.
+    sleepers: BTreeMap<u64, Millis>,
 }
 
 pub(crate) struct Fake(Mutex<State>);
@@ -202,6 +206,7 @@ impl Fake {
             lost_answers: VecDeque::new(),
             after_lost: None,
             reads: 0,
+            throttled: BTreeMap::new(),
             unreadable: BTreeSet::new(),
             renews_before_reads: false,
             before_write: None,
@@ -209,6 +214,7 @@ impl Fake {
             intended_at: None,
             beaten_at: Millis(1_000),
             random: 1,
+            sleepers: BTreeMap::new(),
         }))
     }
 
@@ -292,6 +298,16 @@ impl State {
         Nonce::new(format!("node-{}", self.random)).expect("a name")
     }
 
+    fn answers(&mut self, call: &'static str) -> Result<(), CloudError> {
+        match self.throttled.get_mut(call).filter(|left| **left > 0) {
+            None => Ok(()),
+            Some(left) => {
+                *left -= 1;
+                Err(CloudError::Throttled { call, code: "RequestLimitExceeded".into() })
+            }
+        }
+    }
+
     fn fault(&mut self) -> Result<(), CloudError> {
         self.faults.pop_front().map_or(Ok(()), Err)
     }
@@ -304,6 +320,38 @@ impl State {
         let routes = &mut self.tables.get_mut(table).expect("a table").routes;
         routes.retain(|route| route.destination != destination);
         routes.push(Route { destination, target: Target::Interface(to.clone()), active: true, propagated: false });
+    }
+}
+
+/// Somebody asleep; wakes up for good when it is no longer wanted.
+struct Sleeper<'a> {
+    world: &'a Fake,
+    name: u64,
+    until: Millis,
+}
+
+impl<'a> Sleeper<'a> {
+    fn of(world: &'a Fake, span: Millis) -> Self {
+        let mut state = world.state();
+        state.random += 1;
+        let (name, until) = (state.random, state.now.plus(span));
+        state.sleepers.insert(name, until);
+        Self { world, name, until }
+    }
+
+    /// Whether its time has come; it comes when all others sleep for longer.
+    fn wakes(&self) -> bool {
+        let mut state = self.world.state();
+        if state.sleepers.values().all(|until| *until >= self.until) {
+            state.now = state.now.max(self.until);
+        }
+        state.now >= self.until
+    }
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        self.world.state().sleepers.remove(&self.name);
     }
 }
 
@@ -332,21 +380,27 @@ impl Cloud for Fake {
     }
 
     async fn sleep(&self, span: Millis) {
-        {
-            let mut state = self.state();
-            state.now = state.now.plus(span);
+        let sleeper = Sleeper::of(self, span);
+        loop {
+            // Everybody else gets to what they wait for first.
+            tokio::task::yield_now().await;
+            if sleeper.wakes() {
+                return;
+            }
         }
-        tokio::task::yield_now().await;
     }
 
     async fn row(&self, _: &ClusterId) -> Result<Option<Row>, CloudError> {
         let mut state = self.look();
         state.reads += 1;
+        state.answers("row")?;
         Ok(state.row.clone())
     }
 
     async fn config(&self, cluster: &ClusterId) -> Result<Option<ClusterConfig>, CloudError> {
-        Ok(self.state().config.clone().filter(|config| config.cluster == *cluster))
+        let mut state = self.state();
+        state.answers("config")?;
+        Ok(state.config.clone().filter(|config| config.cluster == *cluster))
     }
 
     async fn store_config(&self, _: &ClusterId, json: &str) -> Result<(), CloudError> {
@@ -361,7 +415,8 @@ impl Cloud for Fake {
     }
 
     async fn heartbeat(&self, _: &ClusterId, name: &NodeId) -> Result<Option<Sighting>, CloudError> {
-        let state = self.look();
+        let mut state = self.look();
+        state.answers("heartbeat")?;
         if state.unreadable.contains(name) {
             return Err(CloudError::Table { message: format!("heartbeat of {name}: version 9"), passing: false });
         }
@@ -410,13 +465,15 @@ impl Cloud for Fake {
     }
 
     async fn instances(&self, ids: &[InstanceId]) -> Found<InstanceId, Described> {
-        pick(&self.state().instances, |id, _| ids.contains(id))
+        let mut state = self.state();
+        state.answers("instances")?;
+        pick(&state.instances, |id, _| ids.contains(id))
     }
 
     async fn interfaces_of(&self, instances: &[InstanceId]) -> Found<InterfaceId, Interface> {
-        pick(&self.state().interfaces, |_, one| {
-            one.attached.as_ref().is_some_and(|(owner, _)| instances.contains(owner))
-        })
+        let mut state = self.state();
+        state.answers("interfaces_of")?;
+        pick(&state.interfaces, |_, one| one.attached.as_ref().is_some_and(|(owner, _)| instances.contains(owner)))
     }
 
     async fn interfaces(&self, ids: &[InterfaceId]) -> Found<InterfaceId, Interface> {
@@ -424,7 +481,9 @@ impl Cloud for Fake {
     }
 
     async fn route_tables(&self, which: &Tables) -> Found<TableId, RouteTable> {
-        pick(&self.state().tables, |id, table| match which {
+        let mut state = self.state();
+        state.answers("route_tables")?;
+        pick(&state.tables, |id, table| match which {
             Tables::Carrying { vpcs, destinations } => {
                 vpcs.contains(&table.vpc) && table.routes.iter().any(|route| destinations.contains(&route.destination))
             }

@@ -308,8 +308,15 @@ pub(super) async fn settle(
     if network.matches() {
         tell(cloud, event, None).await;
     }
-    let looked = look_twice(cloud, config, deadline, story).await?;
     let mut network = network;
+    let looked = match look_twice(cloud, config, deadline, story).await {
+        Ok(looked) => looked,
+        // What EC2 acknowledged stands; `watch` looks within a minute.
+        Err(error) => {
+            tracing::warn!(cluster = %config.cluster, %error, "not looked at again");
+            return Ok((network, timeline));
+        }
+    };
     if !looked.changed.is_empty() {
         tracing::info!(cluster = %config.cluster, changed = ?looked.changed, "put right after a second look");
         network.changed.extend(looked.changed.iter().cloned());

@@ -43,7 +43,7 @@ pub async fn follow(
     if driven {
         cloud.sleep(DRIVERS_TIME).await;
     }
-    let topology = discover(cloud, &config, View::Failover).await?;
+    let topology = deadline.insist(cloud, || discover(cloud, &config, View::Failover)).await?;
     let drift = row
         .holder
         .as_ref()

@@ -29,6 +29,11 @@ async fn asked(cloud: &Fake, payload: Value) -> Value {
     operate::handle(cloud, &[web()], &payload, deadline(cloud)).await
 }
 
+fn accepted_by_b() -> Value {
+    json!({ "source": "leasehold", "detail-type": "Failover Accepted", "detail": {
+        "v": 1, "cluster": "web", "rule": "R210", "holder": "b", "epoch": 8 } })
+}
+
 fn leads_to(cloud: &Fake, eni: &str) {
     let expected = ["rtb-1", "rtb-2", "rtb-new"].map(|table| (table.to_owned(), eni.to_owned()));
     assert_eq!(cloud.routes(), expected);
@@ -333,6 +338,52 @@ async fn pause_and_resume() {
     assert_eq!(kinds, ["Failover Completed", "Failover Nominated", "Resumed", "Failover Blocked", "Paused"]);
 }
 
+async fn invoked(cloud: &Fake, payload: Value) -> Result<Value, crate::api::ApiError> {
+    operate::invoked(cloud, &[web()], &payload, deadline(cloud)).await
+}
+
+/// Lambda sees a failed invocation, and sends the event to the queue of failures.
+#[tokio::test]
+async fn an_event_whose_work_cannot_be_done_fails_and_a_request_by_hand_is_answered() {
+    let suspected = json!({ "source": "leasehold", "detail-type": "Holder Suspected", "detail": {
+        "v": 1, "cluster": "web", "node": "b", "epoch": 7, "beat": 100, "silent_ms": 1833, "peer_link": false } });
+    let stopped = json!({ "source": "aws.ec2", "detail-type": "EC2 Instance State-change Notification",
+        "detail": { "instance-id": "i-0a", "state": "stopped" } });
+    let status = json!({ "action": "status", "cluster": "web" });
+    // AWS does not answer for as long as the run lasts.
+    for event in [&suspected, &accepted_by_b(), &stopped] {
+        let cloud = Fake::pair();
+        cloud.state().throttled.extend([("row", 1_000), ("config", 1_000)]);
+        assert_eq!(invoked(&cloud, event.clone()).await.expect_err("a failure").code, "unavailable", "{event}");
+        assert_eq!(invoked(&cloud, status.clone()).await.expect("an answer")["error"]["code"], "unavailable");
+    }
+    // Nobody can make anything of it.
+    let cloud = Fake::pair();
+    let strange = json!({ "source": "leasehold", "detail-type": "Holder Suspected", "detail": { "v": 9 } });
+    assert_eq!(invoked(&cloud, strange).await.expect_err("a failure").code, "malformed_event");
+    let strange = json!({ "action": "dance", "cluster": "web" });
+    assert_eq!(invoked(&cloud, strange).await.expect("an answer")["error"]["code"], "bad_request");
+    let mut zebra = suspected.clone();
+    zebra["detail"]["cluster"] = json!("zebra");
+    assert_eq!(invoked(&cloud, zebra).await.expect_err("a failure").code, "unknown_cluster");
+    // A decision is none, whatever it is.
+    let mut cut_off = suspected.clone();
+    cut_off["detail"]["peer_link"] = json!(true);
+    assert_eq!(invoked(&cloud, cut_off).await.expect("an answer")["outcome"], "nothing");
+    cloud.kill("a");
+    cloud.state().row = Some(row("a", &["a"]));
+    assert_eq!(invoked(&cloud, suspected.clone()).await.expect("an answer")["outcome"], "blocked");
+    // Moved, but the network does not follow: what is left is named.
+    let cloud = Fake::pair();
+    cloud.kill("a");
+    let denied =
+        || CloudError::Refused { call: "ReplaceRoute", code: "UnauthorizedOperation".into(), message: "no".into() };
+    cloud.state().faults.extend((0..50).map(|_| denied()));
+    let failure = invoked(&cloud, suspected).await.expect_err("a failure");
+    assert_eq!(failure.code, "unfinished");
+    assert!(failure.message.contains("rtb-1") && failure.message.contains("UnauthorizedOperation"), "{failure}");
+}
+
 #[tokio::test]
 async fn a_pause_or_resume_whose_answer_was_lost_is_known_by_its_effect() {
     let pause = json!({ "action": "pause", "cluster": "web", "reason": "kernel upgrade" });
@@ -517,6 +568,121 @@ async fn what_a_person_must_put_right_is_told_so() {
     cloud.state().unreadable.extend([node("a"), node("b")]);
     let answer = asked(&cloud, json!({ "action": "status", "cluster": "web" })).await;
     assert_eq!(answer["error"]["code"], "unusable", "{answer}");
+}
+
+/// Every read there is: a failover in which each of them is throttled some times ends as if none had been.
+#[tokio::test]
+async fn a_read_that_is_throttled_leaves_nothing_half_done() {
+    for (call, times) in [("row", 4), ("config", 2), ("heartbeat", 3), ("route_tables", 7), ("interfaces_of", 3)] {
+        for after_the_move in [false, true] {
+            let cloud = Fake::pair();
+            cloud.kill("a");
+            let throttle = async {
+                while after_the_move && holder_of(&cloud).0 == node("a") {
+                    cloud.sleep(Millis(10)).await;
+                }
+                cloud.state().throttled.insert(call, times);
+            };
+            let event = json!({ "source": "leasehold", "detail-type": "Holder Suspected", "detail": {
+                "v": 1, "cluster": "web", "node": "b", "epoch": 7, "beat": 100, "silent_ms": 1833, "peer_link": false } });
+            let ((), answer) = futures::join!(throttle, asked(&cloud, event));
+            assert_eq!(answer["outcome"], "completed", "{call}, after the move {after_the_move}: {answer}");
+            leads_to(&cloud, "eni-b");
+            assert_eq!(cloud.kinds(), ["Failover Nominated", "Failover Completed"], "{call}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_standby_whose_heartbeat_is_not_answered_for_is_not_taken_for_dead() {
+    let cloud = Fake::pair();
+    cloud.kill("a");
+    // Throttled while its movement is looked for, longer than that look takes.
+    let throttle = async {
+        cloud.sleep(Millis(10)).await;
+        cloud.state().throttled.insert("heartbeat", 15);
+    };
+    let hint = Hint::StoodStill { epoch: Epoch(7), beat: Beat(100) };
+    let ((), answer) = futures::join!(throttle, run_on(&cloud, hint));
+    assert_eq!((answer.rule, answer.outcome), (Rule::R210, Ending::Completed), "{answer:?}");
+}
+
+#[tokio::test]
+async fn proof_of_death_is_asked_for_until_ec2_answers() {
+    let cloud = Fake::pair();
+    cloud.kill("a");
+    let stopped = Described { state: "stopped".into(), launched: Some(LAUNCHED_S) };
+    cloud.state().instances.insert(holder("a").instance, stopped);
+    cloud.state().throttled.extend([("instances", 5), ("config", 3)]);
+    let event = json!({ "source": "aws.ec2", "detail-type": "EC2 Instance State-change Notification",
+        "detail": { "instance-id": "i-0a", "state": "stopped" } });
+    let answer = asked(&cloud, event).await;
+    assert_eq!((answer["outcome"].as_str(), answer["rule"].as_str()), (Some("completed"), Some("R200")), "{answer}");
+}
+
+#[tokio::test]
+async fn by_hand_the_first_read_fails_at_once_and_later_ones_are_repeated() {
+    let switchover = json!({ "action": "switchover", "cluster": "web", "to": "b" });
+    let cloud = Fake::pair();
+    cloud.state().throttled.insert("row", 1);
+    let began = cloud.elapsed();
+    let answer = asked(&cloud, switchover.clone()).await;
+    assert_eq!((answer["error"]["code"].as_str(), cloud.elapsed()), (Some("unavailable"), began), "{answer}");
+    assert!(cloud.state().history.is_empty() && cloud.state().row.as_ref().is_some_and(|row| row.intent.is_none()));
+
+    for (call, times) in [("row", 4), ("route_tables", 7), ("interfaces_of", 3), ("heartbeat", 2)] {
+        let cloud = Fake::pair();
+        let throttle = async {
+            while call == "row" && cloud.state().row.as_ref().is_some_and(|row| row.intent.is_none()) {
+                cloud.sleep(Millis(1)).await;
+            }
+            cloud.state().throttled.insert(call, times);
+        };
+        let ((), answer) = futures::join!(throttle, asked(&cloud, switchover.clone()));
+        assert_eq!(answer["outcome"], "completed", "{call}: {answer}");
+        leads_to(&cloud, "eni-b");
+    }
+}
+
+#[tokio::test]
+async fn a_pause_is_found_in_the_row_as_soon_as_it_can_be_read() {
+    let cloud = Fake::pair();
+    cloud.state().lost_answers.push_back(true);
+    let throttle = async {
+        while cloud.state().row.as_ref().is_some_and(|row| row.paused.is_none()) {
+            tokio::task::yield_now().await;
+        }
+        cloud.state().throttled.insert("row", 5);
+    };
+    let pause = json!({ "action": "pause", "cluster": "web", "reason": "kernel upgrade" });
+    let (answer, ()) = futures::join!(asked(&cloud, pause), throttle);
+    assert_eq!(answer["paused"], true, "{answer}");
+}
+
+/// The usual case: the new holder's word arrives while the driver moves the routes.
+#[tokio::test]
+async fn the_driver_and_who_follows_make_each_change_once_and_tell_it_once() {
+    for slow in [0, 6] {
+        let cloud = Fake::pair();
+        cloud.kill("a");
+        // A driver that is throttled for longer than it is given.
+        let throttled = || CloudError::Throttled { call: "ReplaceRoute", code: "RequestLimitExceeded".into() };
+        cloud.state().faults.extend((0..slow).map(|_| throttled()));
+        let followed = async {
+            while holder_of(&cloud).0 == node("a") {
+                cloud.sleep(Millis(20)).await;
+            }
+            asked(&cloud, accepted_by_b()).await
+        };
+        let (driven, followed) = futures::join!(run_on(&cloud, suspected(false)), followed);
+        assert_eq!(driven.outcome, Ending::Completed, "{driven:?}");
+        leads_to(&cloud, "eni-b");
+        assert_eq!(cloud.kinds(), ["Failover Nominated", "Failover Completed"], "slow {slow}: {followed}");
+        if slow == 0 {
+            assert_eq!(followed["outcome"], "nothing", "{followed}");
+            assert_eq!(cloud.state().calls.len(), 3, "{:?}", cloud.state().calls);
+        }
+    }
 }
 
 #[tokio::test]

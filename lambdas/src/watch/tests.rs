@@ -104,6 +104,12 @@ async fn one_clusters_failure_does_not_stop_the_others() {
     assert_eq!((visits[1].1.measures.failed_visits, visits[1].1.measures.routes_corrected), (0, 1));
     let told = answer(&visits);
     assert!(told["clusters"]["zebra"]["did"][0].as_str().expect("a text").contains("no cluster zebra"));
+    // The schedule's tick fails for it; whoever asks by hand is answered, as is a tick without a failure.
+    let tick = serde_json::json!({ "source": "aws.events", "detail-type": "Scheduled Event", "detail": {} });
+    let failure = super::told(&tick, &visits).expect_err("a failed visit");
+    assert!(failure.to_string().contains("zebra: failed: there is no cluster zebra"), "{failure}");
+    assert_eq!(super::told(&serde_json::json!({}), &visits).as_ref(), Ok(&told));
+    assert!(super::told(&tick, &visits[1..]).is_ok());
 }
 
 #[tokio::test]
@@ -115,4 +121,21 @@ async fn nobody_in_sync_and_dead_standbys_are_measured() {
     let cloud = Fake::pair();
     cloud.state().row = Some(row("a", &["a"]));
     assert_eq!(visited(&cloud, &Memory::default()).await.measures.in_sync_standbys, 0);
+}
+
+#[tokio::test]
+async fn a_throttled_read_does_not_end_a_visit_that_has_begun() {
+    for (call, times) in [("row", 3), ("heartbeat", 9), ("route_tables", 7), ("interfaces_of", 3)] {
+        let cloud = Fake::pair();
+        cloud.kill("a");
+        let throttle = async {
+            cloud.sleep(Millis(500)).await;
+            cloud.state().throttled.insert(call, times);
+        };
+        let memory = Memory::default();
+        let ((), visit) = futures::join!(throttle, visited(&cloud, &memory));
+        assert_eq!(visit.measures.holder_silent, 1, "{call}");
+        let holder = cloud.state().row.as_ref().and_then(|row| row.holder.clone());
+        assert_eq!(holder.map(|holder| holder.node), Some(node("b")), "{call}: {:?}", visit.did);
+    }
 }
