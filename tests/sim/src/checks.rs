@@ -106,10 +106,9 @@ impl World {
             let tenure = self.hosts[host].node.as_ref().and_then(|node| node.holding());
             if let Some(tenure) = tenure.filter(|tenure| tenure.epoch == row.epoch) {
                 let me = row.holder.as_ref().map(|holder| holder.incarnation.clone());
-                let outside = row
-                    .in_sync
-                    .iter()
-                    .find(|member| Some(*member) != me.as_ref() && !tenure.authority.need().any(|need| need == *member));
+                let outside = row.in_sync.iter().find(|member| {
+                    Some(*member) != me.as_ref() && !tenure.authority.need().any(|need| need == *member)
+                });
                 if let Some(outside) = outside {
                     let what = format!("{outside} is in the row's set, {} does not wait for it", NAMES[host]);
                     self.broken("I2", what);

@@ -75,14 +75,7 @@ pub struct RunCloud(Mutex<Board>);
 impl RunCloud {
     #[must_use]
     pub fn new(now: Us, dice: Dice) -> Self {
-        let board = Board {
-            now,
-            dice,
-            calls: 0,
-            asked: Vec::new(),
-            answers: BTreeMap::new(),
-            wakers: BTreeMap::new(),
-        };
+        let board = Board { now, dice, calls: 0, asked: Vec::new(), answers: BTreeMap::new(), wakers: BTreeMap::new() };
         Self(Mutex::new(board))
     }
 
@@ -224,9 +217,8 @@ impl Cloud for RunCloud {
 
     async fn interfaces_of(&self, instances: &[InstanceId]) -> Found<InterfaceId, Interface> {
         let found = expect!(self.ask(Ask::Interfaces).await, Answer::Interfaces)?;
-        let owned = |interface: &Interface| {
-            interface.attached.as_ref().is_some_and(|(owner, _)| instances.contains(owner))
-        };
+        let owned =
+            |interface: &Interface| interface.attached.as_ref().is_some_and(|(owner, _)| instances.contains(owner));
         Ok(found.into_iter().filter(|(_, interface)| owned(interface)).collect())
     }
 

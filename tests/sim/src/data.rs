@@ -66,8 +66,14 @@ pub enum Frame {
     /// You are a member: this is the handshake of this epoch.
     Member,
     Start,
-    Copy { sector: usize, version: Version },
-    Write { sector: usize, version: Version },
+    Copy {
+        sector: usize,
+        version: Version,
+    },
+    Write {
+        sector: usize,
+        version: Version,
+    },
     Done,
     KeepAlive,
 }
@@ -102,6 +108,8 @@ struct Session {
     progress: Us,
     /// How many sectors are copied; all of them for a member.
     copied: usize,
+    /// Writes up to this number are in what is copied, and are not sent by themselves.
+    covered: u64,
     /// Nothing is completed without this peer.
     waited_for: bool,
     /// It has everything that was ever completed.
@@ -128,12 +136,7 @@ pub struct Volume {
 impl Volume {
     #[must_use]
     pub fn new(hosts: usize) -> Self {
-        Self {
-            sessions: vec![None; hosts],
-            again_at: vec![0; hosts],
-            incoming: vec![None; hosts],
-            ..Self::default()
-        }
+        Self { sessions: vec![None; hosts], again_at: vec![0; hosts], incoming: vec![None; hosts], ..Self::default() }
     }
 
     /// The device is gone: what was under way ends in error, here.
@@ -395,6 +398,7 @@ impl World {
                         acked: 0,
                         progress: self.now,
                         copied: 0,
+                        covered: 0,
                         waited_for: false,
                         mirrored: false,
                     });
@@ -456,6 +460,7 @@ impl World {
                 self.frame(host, peer, write);
             }
         } else {
+            session.covered = here.volume.seq;
             self.counts.resyncs += 1;
             self.trace.line(self.now, NAMES[host], || format!("resyncs {}", NAMES[peer]));
             self.frame(host, peer, Frame::Start);
@@ -503,7 +508,12 @@ impl World {
             }
             Frame::Done | Frame::Member => {
                 session.mirrored = true;
+                let covered = session.covered;
+                for write in volume.in_flight.iter_mut().filter(|write| write.version.seq <= covered) {
+                    write.durable_at |= bit(*incarnation);
+                }
                 self.tell_machine(host);
+                self.complete(host);
             }
             Frame::Start | Frame::Copy { .. } | Frame::KeepAlive => {}
         }

@@ -171,9 +171,7 @@ impl World {
 
     /// A mutating call has come to EC2.
     pub(crate) fn apply_ec2(&mut self, change: Ec2Change, answer: Option<(u64, u32, Us)>) {
-        let refused = |code: &str| {
-            Err(CloudError::Refused { call: "Ec2", code: code.into(), message: String::new() })
-        };
+        let refused = |code: &str| Err(CloudError::Refused { call: "Ec2", code: code.into(), message: String::new() });
         let result = match change {
             Ec2Change::Route { create: true, table, .. } if self.ec2.now.routes[table].is_some() => {
                 refused("RouteAlreadyExists")

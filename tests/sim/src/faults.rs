@@ -7,23 +7,54 @@ use crate::world::{Happening, NAMES, World};
 /// The end of a fault that lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undo {
-    Link { from: usize, to: usize },
-    Slow { from: usize, to: usize, by: Us },
-    Cut { path: usize },
-    Mute { path: usize },
-    Throttle { path: usize },
-    Pause { host: usize, life: u64 },
-    Stall { host: usize, power: u64, frozen: bool },
-    Daemon { host: usize },
-    Workload { host: usize },
+    Link {
+        from: usize,
+        to: usize,
+    },
+    Slow {
+        from: usize,
+        to: usize,
+        by: Us,
+    },
+    Cut {
+        path: usize,
+    },
+    Mute {
+        path: usize,
+    },
+    Throttle {
+        path: usize,
+    },
+    Pause {
+        host: usize,
+        life: u64,
+    },
+    Stall {
+        host: usize,
+        power: u64,
+        frozen: bool,
+    },
+    Daemon {
+        host: usize,
+    },
+    Workload {
+        host: usize,
+    },
     Functions,
     Bus,
     Ec2,
     Resume,
     /// The next turn of a flapping link.
-    Flap { one: usize, other: usize, turns: u32 },
+    Flap {
+        one: usize,
+        other: usize,
+        turns: u32,
+    },
     /// The next turn of a daemon that restarts in a loop.
-    Loop { host: usize, turns: u32 },
+    Loop {
+        host: usize,
+        turns: u32,
+    },
 }
 
 impl World {
@@ -52,7 +83,8 @@ impl World {
 
     /// The holder more often than the others: that is where it hurts.
     fn victim(&mut self) -> usize {
-        let holder = self.store.row.as_ref().and_then(|row| row.holder.as_ref()).map(|holder| self.host_of(&holder.node));
+        let holder =
+            self.store.row.as_ref().and_then(|row| row.holder.as_ref()).map(|holder| self.host_of(&holder.node));
         match holder {
             Some(host) if self.dice.below(2) == 0 => host,
             _ => self.dice.index(self.hosts.len()),
@@ -165,9 +197,19 @@ impl World {
                     }
                 }
             }
-            Kind::KillDaemon | Kind::Crash | Kind::StopInstance | Kind::CrashAtEffect | Kind::ShutDown
-            | Kind::RestartLoop | Kind::Pause | Kind::Stall | Kind::Freeze | Kind::ResourceFails
-            | Kind::WorkloadStuck | Kind::DiskStall | Kind::Drift => return self.to_host(kind, host, span),
+            Kind::KillDaemon
+            | Kind::Crash
+            | Kind::StopInstance
+            | Kind::CrashAtEffect
+            | Kind::ShutDown
+            | Kind::RestartLoop
+            | Kind::Pause
+            | Kind::Stall
+            | Kind::Freeze
+            | Kind::ResourceFails
+            | Kind::WorkloadStuck
+            | Kind::DiskStall
+            | Kind::Drift => return self.to_host(kind, host, span),
             Kind::NoFunctions => {
                 self.say(kind, || format!("{seconds:.3} s"));
                 self.functions.down += 1;

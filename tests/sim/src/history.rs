@@ -44,7 +44,9 @@ pub enum Wrong {
 impl std::fmt::Display for Wrong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::LostWrite { read, acknowledged } => write!(f, "{read} was read after {acknowledged} was acknowledged"),
+            Self::LostWrite { read, acknowledged } => {
+                write!(f, "{read} was read after {acknowledged} was acknowledged")
+            }
             Self::Reverted { read, before } => write!(f, "{read} was read after {before} had been read"),
             Self::Invented { read } => write!(f, "{read} was read, and never written"),
         }

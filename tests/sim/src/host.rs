@@ -459,7 +459,13 @@ impl World {
         let here = &self.hosts[host];
         let view = node.view(here.clock.read(self.now));
         let (epoch, beat) = view.seen.unwrap_or_default();
-        let state = if here.failed { "failed" } else if here.running { "running" } else { "stopped" };
+        let state = if here.failed {
+            "failed"
+        } else if here.running {
+            "running"
+        } else {
+            "stopped"
+        };
         let heartbeat = Heartbeat {
             cluster: self.cluster.clone(),
             node: here.me.node.clone(),

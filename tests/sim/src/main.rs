@@ -9,7 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: sim [--seeds N] [--seed FIRST] [--threads N] [--seconds-budget S] [--stop-at-first] [--trace]
+const USAGE: &str =
+    "usage: sim [--seeds N] [--seed FIRST] [--threads N] [--seconds-budget S] [--stop-at-first] [--trace]
   --seeds N           how many seeds to run, one after the other from FIRST (1000)
   --seed FIRST        the first of them (1)
   --threads N         how many seeds at once (2)
@@ -33,8 +34,7 @@ struct Options {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options =
-        Options { seeds: 1_000, first: 1, threads: 2, budget: None, stop_at_first: false, trace: false };
+    let mut options = Options { seeds: 1_000, first: 1, threads: 2, budget: None, stop_at_first: false, trace: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let mut number = || -> Result<u64, String> {

@@ -65,7 +65,8 @@ impl World {
             self.counts.messages_lost += 1;
             return;
         }
-        let mut at = self.now + self.dice.between(150, 700) + if link.slow > 0 { self.dice.below(link.slow) } else { 0 };
+        let mut at =
+            self.now + self.dice.between(150, 700) + if link.slow > 0 { self.dice.below(link.slow) } else { 0 };
         let mut copies = 1;
         if !self.healed && self.dice.happens(if ordered { noise / 20 } else { noise }) {
             match self.dice.below(3) {

@@ -41,9 +41,6 @@ impl World {
 
     /// The last resort: the row's members are all gone for good.
     pub(crate) fn force_with_loss(&mut self) {
-        self.ask_by_hand(
-            "failover",
-            json!({ "action": "failover", "accept_data_loss": true, "force_stop": true }),
-        );
+        self.ask_by_hand("failover", json!({ "action": "failover", "accept_data_loss": true, "force_stop": true }));
     }
 }

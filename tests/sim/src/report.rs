@@ -57,9 +57,32 @@ impl Counts {
     pub fn add(&mut self, other: &Self) {
         macro_rules! sum { ($($field:ident),*) => { $(self.$field += other.$field;)* } }
         sum!(
-            simulated, events, steps, failovers, hand_overs, restarts, activations, lossy, acknowledged, reads, answered,
-            unanswered, resyncs, reboots, routes, runs, runs_killed, runs_frozen, late_calls, unanswered_calls,
-            requests_lost, answers_lost, messages_lost, events_lost, events_doubled, events_late
+            simulated,
+            events,
+            steps,
+            failovers,
+            hand_overs,
+            restarts,
+            activations,
+            lossy,
+            acknowledged,
+            reads,
+            answered,
+            unanswered,
+            resyncs,
+            reboots,
+            routes,
+            runs,
+            runs_killed,
+            runs_frozen,
+            late_calls,
+            unanswered_calls,
+            requests_lost,
+            answers_lost,
+            messages_lost,
+            events_lost,
+            events_doubled,
+            events_late
         );
         self.longest_heal = self.longest_heal.max(other.longest_heal);
         for (mine, theirs) in self.faults.0.iter_mut().zip(other.faults.0) {

@@ -186,7 +186,9 @@ impl World {
         let unreachable = |what: &str| CloudError::Table { message: format!("{what}: no answer"), passing: true };
         let reachable = {
             let path = self.path(&who);
-            path.cut == 0 && path.mute == 0 && (path.throttled == 0 || self.dice.below(2) == 0)
+            path.cut == 0
+                && path.mute == 0
+                && (path.throttled == 0 || self.dice.below(2) == 0)
                 && !(self.dice.happens(self.weather.noise.table) && self.dice.below(8) == 0)
         };
         let quick = self.now + self.dice.between(3_000, 12_000);
@@ -224,10 +226,8 @@ impl World {
             Ask::History(_) => reply(slow, Answer::History(Err(unreachable("reading the history")))),
             Ask::Announce(event) => {
                 self.emit_event(&event);
-                self.queue.push(quick, Happening::To {
-                    who,
-                    what: Message::Answer { call, answer: Answer::Done(Ok(())) },
-                });
+                self.queue
+                    .push(quick, Happening::To { who, what: Message::Answer { call, answer: Answer::Done(Ok(())) } });
             }
             Ask::Instances
             | Ask::Interfaces

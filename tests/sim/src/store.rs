@@ -9,11 +9,11 @@ use lease::change::{Expect, Write};
 use lease::heartbeat::Heartbeat;
 use lease::outcome::Outcome;
 use lease::record::Row;
+use lease::time::Moment;
 use node::event::{Event, Ticket};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use lease::time::Moment;
 
 /// `lease::table`'s pace: pauses between tries, and the shortest try that is worth its price.
 const FIRST_PAUSE: Us = 25_000;
@@ -140,8 +140,7 @@ impl World {
         let id = self.store.count;
         let budget = budget_ms * 1_000;
         let deadline = self.now + budget;
-        let call =
-            RowWrite { who, want, write, budget, deadline, pause: FIRST_PAUSE, tries: 0, unanswered: false };
+        let call = RowWrite { who, want, write, budget, deadline, pause: FIRST_PAUSE, tries: 0, unanswered: false };
         self.store.writes.insert(id, call);
         self.row_try(id);
     }
@@ -254,8 +253,7 @@ impl World {
         call.pause = (call.pause * 2).min(LONGEST_PAUSE);
         if call.deadline.saturating_sub(self.now) < pause + SHORTEST_TRY {
             let problem = problem.to_owned();
-            let outcome =
-                if call.unanswered { Outcome::Unknown { problem } } else { Outcome::NotApplied { problem } };
+            let outcome = if call.unanswered { Outcome::Unknown { problem } } else { Outcome::NotApplied { problem } };
             return self.row_settled(id, outcome);
         }
         // The answer of a try that was given up comes to nobody.

@@ -39,19 +39,45 @@ pub enum Who {
 pub enum Message {
     Event(Event),
     Peer(PeerMessage),
-    LinkLost { peer: usize },
-    RowTried { id: u64, tries: u32, result: Tried },
-    RowLimit { id: u64, tries: u32 },
-    RowAgain { id: u64 },
+    LinkLost {
+        peer: usize,
+    },
+    RowTried {
+        id: u64,
+        tries: u32,
+        result: Tried,
+    },
+    RowLimit {
+        id: u64,
+        tries: u32,
+    },
+    RowAgain {
+        id: u64,
+    },
     /// `None`: no answer. Else the row, if there is one.
-    RowRead { want: Want, row: Option<Option<Arc<Row>>> },
+    RowRead {
+        want: Want,
+        row: Option<Option<Arc<Row>>>,
+    },
     Heartbeat,
-    Durable { to: usize, ack: DataMessage, told: bool },
+    Durable {
+        to: usize,
+        ack: DataMessage,
+        told: bool,
+    },
     Promised,
-    CopyNext { peer: usize, session: u64 },
+    CopyNext {
+        peer: usize,
+        session: u64,
+    },
     /// The workload's processes are gone.
-    Ended { order: u64 },
-    Answer { call: u32, answer: Answer },
+    Ended {
+        order: u64,
+    },
+    Answer {
+        call: u32,
+        answer: Answer,
+    },
 }
 
 /// What is due at some time.
