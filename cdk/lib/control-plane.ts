@@ -38,7 +38,8 @@ export const INSTANCES_PER_RULE = 80;
  * The deciding side: the bus, the three functions, and everything that wakes them.
  *
  * ```text
- *   nodes ── leasehold bus ──► failover ◄── default bus (EC2: instance stopped/terminated, spot warning)
+ *   nodes ── leasehold bus ──► failover ◄── default bus (EC2: instance stopped/terminated, spot warning;
+ *                                                        AWS Health: retirement, reboot scheduled)
  *   every minute ────────────► watch
  *   CloudFormation ──────────► configure
  * ```
@@ -104,6 +105,7 @@ export class ControlPlane extends Construct {
 
     this.wakeFailoverByNodes();
     this.wakeFailoverByEc2(props.reach.instances);
+    if (props.reach.instances.length > 0) this.wakeFailoverByHealth();
     this.wakeWatchEachMinute();
   }
 
@@ -212,6 +214,19 @@ export class ControlPlane extends Construct {
         },
         targets: [this.target(this.failover)],
       });
+    });
+  }
+
+  private wakeFailoverByHealth(): void {
+    new events.Rule(this, 'ScheduledChange', {
+      description: 'AWS will retire, stop or reboot an instance: hand over while it lives',
+      eventPattern: {
+        source: [contract.events.health_source],
+        detailType: [contract.events.health_event],
+        // Not by instance: these events are rare, and the function tells its own instances from others.
+        detail: { service: [contract.events.health_service], eventTypeCategory: [contract.events.health_category] },
+      },
+      targets: [this.target(this.failover)],
     });
   }
 

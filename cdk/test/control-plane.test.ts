@@ -155,6 +155,18 @@ describe('what wakes them', () => {
     });
   });
 
+  test('AWS Health\'s scheduled changes of EC2 wake failover', () => {
+    template.hasResourceProperties('AWS::Events::Rule', {
+      EventBusName: Match.absent(),
+      EventPattern: {
+        source: ['aws.health'],
+        'detail-type': ['AWS Health Event'],
+        detail: { service: ['EC2'], eventTypeCategory: ['scheduledChange'] },
+      },
+      Targets: [Match.objectLike({ RetryPolicy: { MaximumEventAgeInSeconds: 60, MaximumRetryAttempts: 8 }, DeadLetterConfig: Match.anyValue() })],
+    });
+  });
+
   test('many instances are spread over several rules, each within EventBridge\'s pattern length', () => {
     const clusters = Array.from({ length: 60 }, (_, n) => {
       const id = (nth: number) => (2 * n + nth).toString(16).padStart(17, '0');
@@ -180,7 +192,7 @@ describe('what wakes them', () => {
 
   test('a deployment without clusters is woken by no instance', () => {
     const bare = templateOf('deployment = "leasehold"');
-    assert.ok(!JSON.stringify(bare.toJSON()).includes('aws.ec2'));
+    assert.ok(!/aws\.(ec2|health)/.test(JSON.stringify(bare.toJSON())));
     bare.resourceCountIs(contract.custom_resource.type, 0);
   });
 });

@@ -107,6 +107,12 @@ pub enum Hint {
         instance: InstanceId,
         action: String,
     },
+    /// AWS has scheduled something for an instance that will interrupt it: a retirement, a reboot.
+    Maintenance {
+        instance: InstanceId,
+        what: String,
+        starts: Option<String>,
+    },
     ResourceFailed {
         node: NodeId,
         epoch: Epoch,
@@ -216,6 +222,10 @@ pub fn decide(seen: &Observation) -> Decision {
         Hint::Interruption { instance, action } if *instance == holder.instance => {
             rules::relief(seen, row, &format!("EC2 will {action} the holder's spot instance"))
         }
+        Hint::Maintenance { instance, what, starts } if *instance == holder.instance => {
+            let when = starts.as_ref().map_or_else(String::new, |starts| format!(" at {starts}"));
+            rules::relief(seen, row, &format!("AWS has scheduled {what} for the holder's {instance}{when}"))
+        }
         Hint::ResourceFailed { node, resource, reason, .. } if *node == holder.node => {
             rules::relief(seen, row, &format!("resource {resource} on {node}: {reason}"))
         }
@@ -224,7 +234,9 @@ pub fn decide(seen: &Observation) -> Decision {
             Rule::R120,
             format!("{instance} is {state}; the holder {} runs on {}", holder.node, holder.instance),
         ),
-        Hint::Interruption { instance, .. } => nothing(Rule::R120, format!("{instance} is not the holder's instance")),
+        Hint::Interruption { instance, .. } | Hint::Maintenance { instance, .. } => {
+            nothing(Rule::R120, format!("{instance} is not the holder's instance"))
+        }
         Hint::ResourceFailed { node, .. } | Hint::Relief { node, .. } | Hint::Released { node, .. } => {
             nothing(Rule::R120, format!("the holder is {}, not {node}", holder.node))
         }

@@ -69,14 +69,16 @@ async fn act(
         Waking::Accepted { cluster, rule, holder, epoch } => {
             said(&cluster, patiently(cloud, deadline, || follow(cloud, &cluster, rule, &holder, epoch, deadline)).await)
         }
-        Waking::Instance { instance, hint } => {
-            let found = deadline.insist(cloud, || owners(cloud, clusters, &instance)).await;
-            let owners = found.map_err(|error| ApiError::unavailable(error.to_string()))?;
-            if owners.is_empty() {
-                let reason = format!("{instance} belongs to no cluster of this deployment");
+        Waking::Instances(hints) => {
+            let found = deadline.insist(cloud, || owners(cloud, clusters, &hints)).await;
+            let owned = found.map_err(|error| ApiError::unavailable(error.to_string()))?;
+            if owned.is_empty() {
+                let told: Vec<_> = hints.iter().map(|(instance, _)| instance.as_str()).collect();
+                let reason = format!("no cluster of this deployment has {}", told.join(", "));
                 return Ok(json!({ "outcome": "nothing", "reason": reason }));
             }
-            let runs = owners.iter().map(|cluster| async {
+            // All at once: two nodes of one cluster must not hand over to each other in turn.
+            let runs = owned.iter().map(|(cluster, hint)| async {
                 let ran = patiently(cloud, deadline, || run(cloud, cluster, hint.clone(), deadline)).await;
                 said(cluster, ran)
             });
@@ -144,21 +146,23 @@ fn unfinished(answer: &Answer) -> String {
     message
 }
 
-/// The clusters that `instance` is a node of: one machine may run a daemon for each of several.
+/// The clusters that these instances are nodes of, each with the hint: one machine may run a daemon for each of several.
 async fn owners(
     cloud: &impl Cloud,
     clusters: &[ClusterId],
-    instance: &InstanceId,
-) -> Result<Vec<ClusterId>, CloudError> {
+    hints: &[(InstanceId, Hint)],
+) -> Result<Vec<(ClusterId, Hint)>, CloudError> {
     let configs = join_all(clusters.iter().map(|cluster| cloud.config(cluster))).await;
     let mut found = Vec::new();
     let mut unreadable = None;
     for config in configs {
         match config {
-            Ok(Some(config)) if config.nodes.iter().any(|node| node.instance == *instance) => {
-                found.push(config.cluster)
+            Ok(Some(config)) => {
+                let ours = |instance: &InstanceId| config.nodes.iter().any(|node| node.instance == *instance);
+                let of_ours = hints.iter().filter(|(instance, _)| ours(instance));
+                found.extend(of_ours.map(|(_, hint)| (config.cluster.clone(), hint.clone())));
             }
-            Ok(_) => {}
+            Ok(None) => {}
             // Another cluster's bad configuration must not keep this one from being served.
             Err(error) => unreadable = Some(error),
         }

@@ -62,6 +62,9 @@ fn hint(hint: &Hint) -> Value {
         Hint::Interruption { instance, action } => {
             json!({ "kind": "interruption", "instance": instance, "action": action })
         }
+        Hint::Maintenance { instance, what, starts } => {
+            json!({ "kind": "maintenance", "instance": instance, "what": what, "starts": starts })
+        }
         Hint::ResourceFailed { node, epoch, resource, reason } => json!({
             "kind": "resource failed", "node": node, "epoch": epoch, "resource": resource, "reason": reason,
         }),

@@ -26,6 +26,11 @@ fn any_hint() -> impl Strategy<Value = Hint> {
             .prop_map(|name| Hint::InstanceState { instance: holder(name).instance, state: "stopped".into() }),
         prop::sample::select(vec!["a", "b"])
             .prop_map(|name| Hint::Interruption { instance: holder(name).instance, action: "stop".into() }),
+        prop::sample::select(vec!["a", "b"]).prop_map(|name| Hint::Maintenance {
+            instance: holder(name).instance,
+            what: "AWS_EC2_INSTANCE_RETIREMENT_SCHEDULED".into(),
+            starts: None
+        }),
         (a_node.clone(), 6_u64..9).prop_map(|(node, epoch)| Hint::Relief {
             node,
             epoch: Epoch(epoch),

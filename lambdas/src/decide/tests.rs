@@ -172,6 +172,7 @@ mod r100_r110_r120_leave_alone {
             Hint::Joined { node: node("b") },
             Hint::InstanceState { instance: holder("b").instance, state: "stopped".into() },
             Hint::Interruption { instance: holder("b").instance, action: "stop".into() },
+            Hint::Maintenance { instance: holder("b").instance, what: "A_RETIREMENT".into(), starts: None },
             Hint::Relief { node: node("b"), epoch: Epoch(7), reason: String::new() },
             Hint::Released { node: node("a"), epoch: Epoch(7), reason: String::new() },
         ] {

@@ -554,6 +554,23 @@ async fn an_instance_that_no_cluster_names_is_nobodys_business() {
 }
 
 #[tokio::test]
+async fn a_holder_that_aws_will_retire_hands_over_once_though_the_standby_is_named_too() {
+    let cloud = Fake::pair();
+    let mut event = json!({ "source": "aws.health", "detail-type": "AWS Health Event", "detail": {
+        "service": "EC2", "eventTypeCode": "AWS_EC2_INSTANCE_RETIREMENT_SCHEDULED", "eventTypeCategory": "scheduledChange",
+        "affectedEntities": [{ "entityValue": "i-0a" }, { "entityValue": "i-0b" }, { "entityValue": "i-0zebra" }] } });
+    let answer = asked(&cloud, event.clone()).await;
+    let rules: Vec<_> =
+        answer["clusters"].as_array().expect("two runs").iter().map(|ran| ran["rule"].clone()).collect();
+    assert_eq!(rules, ["R300", "R120"], "{answer}");
+    assert_eq!(holder_of(&cloud), (node("b"), 8));
+    leads_to(&cloud, "eni-b");
+    // The same again: b is the holder, and it is told of a alone.
+    event["detail"]["affectedEntities"] = json!([{ "entityValue": "i-0a" }]);
+    assert_eq!(asked(&cloud, event).await["rule"], "R120");
+}
+
+#[tokio::test]
 async fn a_heartbeat_that_cannot_be_read_does_not_keep_the_others_from_taking_over() {
     let cloud = Fake::of(&["a", "b", "c"]);
     cloud.kill("a");

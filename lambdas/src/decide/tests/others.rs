@@ -159,6 +159,7 @@ mod r300_relief {
             relief().hint,
             Hint::Relief { node: node("a"), epoch: Epoch(7), reason: "shutdown".into() },
             Hint::Interruption { instance: holder("a").instance, action: "terminate".into() },
+            Hint::Maintenance { instance: holder("a").instance, what: "A_RETIREMENT".into(), starts: None },
         ] {
             let decision = decide(&seen(hint));
             assert!(
