@@ -79,8 +79,9 @@ enum Role {
 pub struct Node {
     setup: Setup,
     role: Role,
-    /// The latest row seen.
+    /// The latest row seen, and when.
     row: Option<Row>,
+    row_at: Moment,
     vigil: Vigil,
     links: Links,
     desk: Desk,
@@ -109,6 +110,7 @@ impl Node {
             setup,
             role: Role::Starting,
             row: None,
+            row_at: now,
             replica: Replica::default(),
             vigil: Vigil::started(now),
             past: None,
@@ -174,6 +176,11 @@ impl Node {
                 if let Some(applied) = self.desk.settled_by(&row) {
                     let pending = self.desk.pending.take().expect("something pending was settled");
                     self.settled(pending.change, pending.sent, applied, row, now);
+                } else if self.row.as_ref().is_some_and(|known| row.rev < known.rev)
+                    && asked.monotonic_raw_us > self.row_at.monotonic_raw_us
+                {
+                    // Reads are strongly consistent: what was asked for after the newer one was seen cannot be older.
+                    self.gone_back(format!("its rev is {} again", row.rev));
                 } else {
                     self.adopt(row, now);
                 }
@@ -209,7 +216,12 @@ impl Node {
     /// A write of this node is settled: applied, or never to be applied any more. `row` is the row as it is.
     fn settled(&mut self, change: Change, sent: Moment, applied: bool, row: Row, now: Moment) {
         if !applied {
-            if let Role::Holding(tenure) = &mut self.role {
+            let older = self.row.as_ref().is_some_and(|known| row.rev < known.rev);
+            if older {
+                // Either this answer was overtaken by a read, or the row went back: a new read tells which.
+                self.desk.read_wanted = true;
+                self.desk.denied_at = Some(now);
+            } else if let Role::Holding(tenure) = &mut self.role {
                 tenure.beat_due = true;
             }
             self.adopt(row, now);
@@ -252,17 +264,23 @@ impl Node {
     fn adopt(&mut self, row: Row, now: Moment) {
         if let Some(known) = &self.row {
             if known.lineage != row.lineage {
-                let why = format!("the row's lineage changed from {} to {}", known.lineage, row.lineage);
-                self.trouble(format!(
-                    "{why}: the table was restored or the cluster made anew; this node takes no part"
-                ));
-                self.barred = true;
-                self.demote(why);
+                let why = format!("its lineage changed from {} to {}", known.lineage, row.lineage);
+                self.gone_back(why);
                 return;
             }
             if row.rev < known.rev {
                 return;
             }
+            if row.epoch < known.epoch {
+                let why = format!("its epoch went from {} to {}", known.epoch, row.epoch);
+                self.gone_back(why);
+                return;
+            }
+        }
+        if self.setup.volumes && row.epoch < self.replica.promised {
+            let why = format!("it is at epoch {}, this node's data at {}", row.epoch, self.replica.promised);
+            self.gone_back(why);
+            return;
         }
         self.barred = false;
         let starting = self.role == Role::Starting;
@@ -297,8 +315,18 @@ impl Node {
     }
 
     fn remember(&mut self, row: Row, now: Moment) {
+        self.row_at = now;
         self.vigil.saw(row.epoch, row.beat, now);
         self.row = Some(row);
+    }
+
+    /// The row is not the one that this node has taken part in, or an older state of it. Epochs of it may be given twice.
+    fn gone_back(&mut self, why: String) {
+        self.trouble(format!(
+            "the row is not what it was ({why}): the table was restored or the cluster made anew; this node takes no part"
+        ));
+        self.barred = true;
+        self.demote(format!("the row is not what it was: {why}"));
     }
 
     fn lost_row(&mut self, _now: Moment) {

@@ -481,3 +481,20 @@ fn a_standby_that_restarts_during_a_table_outage_interrupts_nothing() {
     world.run(10_000);
     assert_eq!((world.serving_now(), world.epoch(), world.longest_gap(since)), (Some("a"), 1, 0));
 }
+
+#[test]
+fn a_row_put_back_to_an_older_state_is_nobodys_and_is_not_hammered() {
+    let mut world = World::serving(&["a", "b"]);
+    let old = world.row.clone();
+    world.intend("b");
+    world.run_until(3_000, |world| world.serving_now() == Some("b"));
+    world.run(2_000);
+    let latest = std::mem::replace(&mut world.row, old);
+    world.no_functions = true;
+    let writes = world.writes;
+    world.run(20_000);
+    assert_eq!(world.serving_now(), None, "epoch 2 would be given twice\n{}", world.notes.join("\n"));
+    assert!(world.writes - writes <= 5, "{} writes in 20 s\n{}", world.writes - writes, world.notes.join("\n"));
+    world.row = latest;
+    world.run_until(15_000, |world| world.serving_now() == Some("b"));
+}

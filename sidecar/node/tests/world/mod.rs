@@ -19,7 +19,7 @@ use lease::record::{Holder, Intent, Nominee, ProofOfDeath, Row};
 use lease::rules::Rule;
 use lease::time::{Millis, Moment};
 use node::effect::{Effect, Note};
-use node::event::Event;
+use node::event::{Event, Replica};
 use node::view::View;
 use node::{Node, Setup, TICK};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -55,6 +55,10 @@ pub struct World {
     /// One-way cuts of the peer link.
     pub cuts: BTreeSet<(&'static str, &'static str)>,
     pub no_functions: bool,
+    /// Nodes have volumes; their replication says what the test says.
+    pub volumes: bool,
+    /// The last epoch that each node asked its replication to promise.
+    promises: BTreeMap<&'static str, u64>,
     pub told: Vec<(u64, &'static str, Told)>,
     pub notes: Vec<String>,
     pub rebooted: BTreeSet<&'static str>,
@@ -103,6 +107,15 @@ fn nonce(text: String) -> Nonce {
 
 impl World {
     pub fn of(names: &[&'static str]) -> Self {
+        Self::made(names, false)
+    }
+
+    /// Nodes with volumes; nothing is known of their data until [`Self::tell_replica`].
+    pub fn with_volumes(names: &[&'static str]) -> Self {
+        Self::made(names, true)
+    }
+
+    fn made(names: &[&'static str], volumes: bool) -> Self {
         let mut world = Self {
             now: 0,
             hosts: BTreeMap::new(),
@@ -113,6 +126,8 @@ impl World {
             denied: BTreeSet::new(),
             cuts: BTreeSet::new(),
             no_functions: false,
+            volumes,
+            promises: BTreeMap::new(),
             told: Vec::new(),
             notes: Vec::new(),
             rebooted: BTreeSet::new(),
@@ -186,7 +201,7 @@ impl World {
             me,
             members,
             policy,
-            volumes: false,
+            volumes: self.volumes,
             nonce_prefix: format!("{name}-{}", host.starts),
         };
         host.node = Some(Node::new(setup, now));
@@ -239,6 +254,16 @@ impl World {
     pub fn shut_down(&mut self, name: &'static str) {
         let starts = self.hosts[name].starts;
         self.push(0, What::Event(name, starts, Event::ShutDown));
+    }
+
+    pub fn promised(&self, name: &str) -> Option<u64> {
+        self.promises.get(name).copied()
+    }
+
+    /// The node's replication tells of its data.
+    pub fn tell_replica(&mut self, name: &'static str, replica: Replica) {
+        let starts = self.hosts[name].starts;
+        self.push(0, What::Event(name, starts, Event::Replica(replica)));
     }
 
     pub fn fail_resource(&mut self, name: &'static str) {
@@ -476,7 +501,8 @@ impl World {
             Effect::Note(Note::Trouble { epoch, what }) => {
                 self.notes.push(format!("{:>8} {name} trouble at epoch {epoch}: {what}", self.now));
             }
-            Effect::Heartbeat | Effect::Promise { .. } => {}
+            Effect::Promise { epoch } => drop(self.promises.insert(name, epoch.0)),
+            Effect::Heartbeat => {}
             Effect::Exit => self.power_off(name),
         }
     }

@@ -1,0 +1,108 @@
+//! What a node with replicated volumes does only when its replication says so. Proves: half an image is never made the
+//! holder, an epoch is activated only once older writes are fenced durably, nobody is taken in before nothing is completed
+//! without it, and the node's data knows of a row that went back when the process does not.
+
+mod world;
+
+use lease::ids::{Epoch, Incarnation};
+use node::event::Replica;
+use std::collections::BTreeSet;
+use world::World;
+
+fn replica(consistent: bool, promised: u64, caught_up: Option<u64>, mirrored: &[&str]) -> Replica {
+    let mirrored: BTreeSet<_> =
+        mirrored.iter().map(|name| Incarnation::new(format!("inc-{name}")).expect("valid")).collect();
+    Replica { consistent, promised: Epoch(promised), caught_up: caught_up.map(Epoch), mirrored }
+}
+
+/// Two nodes with whole, empty volumes that nobody has written to; nothing is promised yet.
+fn new_pair() -> World {
+    let mut world = World::with_volumes(&["a", "b"]);
+    for name in ["a", "b"] {
+        world.tell_replica(name, replica(true, 0, None, &[]));
+    }
+    world
+}
+
+fn serving_pair() -> World {
+    let mut world = new_pair();
+    world.run(1_000);
+    world.tell_replica("a", replica(true, 1, None, &[]));
+    world.run_until(5_000, |world| world.serving_now() == Some("a"));
+    world
+}
+
+fn protected_pair() -> World {
+    let mut world = serving_pair();
+    world.tell_replica("b", replica(true, 1, Some(1), &[]));
+    world.tell_replica("a", replica(true, 1, None, &["b"]));
+    world.run_until(5_000, |world| world.in_sync() == 2);
+    world
+}
+
+#[test]
+fn nobody_founds_on_half_an_image_and_then_the_whole_one_serves() {
+    let mut world = World::with_volumes(&["a", "b"]);
+    world.run(5_000);
+    assert_eq!(world.epoch(), 0, "nobody has said that there is data");
+    world.tell_replica("a", replica(true, 1, None, &[]));
+    world.run_until(5_000, |world| world.serving_now() == Some("a"));
+}
+
+#[test]
+fn an_epoch_is_not_activated_before_it_is_promised_durably() {
+    let mut world = new_pair();
+    world.run(5_000);
+    assert_eq!((world.epoch(), world.serving_now()), (1, None));
+    assert_eq!(world.promised("a"), Some(1), "it was asked for");
+    world.tell_replica("a", replica(true, 1, None, &[]));
+    world.run_until(1_000, |world| world.serving_now() == Some("a"));
+}
+
+#[test]
+fn nobody_is_taken_in_on_one_side_s_word() {
+    for (standby, holder) in [(Some(1), &[][..]), (None, &["b"][..])] {
+        let mut world = serving_pair();
+        world.tell_replica("b", replica(true, 1, standby, &[]));
+        world.tell_replica("a", replica(true, 1, None, holder));
+        world.run(5_000);
+        assert_eq!(world.in_sync(), 1, "b says {standby:?}, a says {holder:?}");
+    }
+    assert_eq!(protected_pair().in_sync(), 2);
+}
+
+#[test]
+fn a_copy_that_caught_up_with_an_earlier_epoch_is_not_ready() {
+    let mut world = protected_pair();
+    world.kill_daemon("a");
+    world.boot("a");
+    world.tell_replica("a", replica(true, 1, None, &[]));
+    world.run(1_000);
+    assert_eq!((world.epoch(), world.promised("a")), (2, Some(2)));
+    world.tell_replica("a", replica(true, 2, None, &["b"]));
+    world.run(5_000);
+    assert_eq!((world.serving_now(), world.in_sync()), (Some("a"), 1), "b was handshaken in epoch 1 only");
+}
+
+#[test]
+fn a_standby_in_a_resync_does_not_accept() {
+    let mut world = protected_pair();
+    world.tell_replica("b", replica(false, 1, None, &[]));
+    world.power_off("a");
+    world.run(15_000);
+    assert_eq!((world.epoch(), world.serving_now()), (1, None));
+    world.tell_replica("b", replica(true, 2, None, &[]));
+    world.run_until(8_000, |world| world.serving_now() == Some("b"));
+}
+
+#[test]
+fn data_of_a_later_epoch_than_the_row_s_keeps_a_new_process_out() {
+    let mut world = protected_pair();
+    world.power_off("a");
+    world.kill_daemon("b");
+    world.boot("b");
+    // The row was put back to an older state while nobody ran: the data knows of epoch 7.
+    world.tell_replica("b", replica(true, 7, None, &[]));
+    world.run(20_000);
+    assert_eq!((world.epoch(), world.serving_now()), (1, None));
+}
