@@ -25,6 +25,8 @@ export interface ClusterSettings {
   readonly name: string;
   readonly nodes: readonly NodeSettings[];
   readonly virtualIps: readonly VirtualIpSettings[];
+  /** Whether failover may stop these nodes' instances when an operator asks for it. */
+  readonly allowForceStop: boolean;
   /** Only what the file sets: the defaults belong to the programs that use them. */
   readonly policy: Readonly<Record<string, number>>;
 }
@@ -113,6 +115,7 @@ export function parseConfig(text: string, file: string): DeploymentSettings {
 function readCluster(fields: Fields): ClusterSettings {
   const name = fields.text('name', label);
   const ttlMs = fields.wholeNumber('ttl_ms', 1, MAX_MS);
+  const allowForceStop = fields.flag('allow_force_stop') ?? false;
   const policyFields = fields.table('policy');
   const policy: Record<string, number> = {};
   if (ttlMs !== undefined) policy['ttl_ms'] = ttlMs;
@@ -133,7 +136,7 @@ function readCluster(fields: Fields): ClusterSettings {
   }
   const virtualIps = fields.tables('virtual_ip').map(readVirtualIp);
   fields.finish();
-  return { name, nodes, virtualIps, policy };
+  return { name, nodes, virtualIps, allowForceStop, policy };
 }
 
 function readNode(fields: Fields, index: number): NodeSettings {

@@ -18,6 +18,8 @@ export interface Reach {
   readonly routeTables: readonly string[];
   /** The nodes' network interfaces, whose source/destination check the functions may switch off. */
   readonly networkInterfaces: readonly string[];
+  /** The instances that failover may stop by force when an operator asks for it; none unless the file allows it. */
+  readonly stoppable: readonly string[];
 }
 
 export interface ControlPlaneProps {
@@ -101,6 +103,7 @@ export class ControlPlane extends Construct {
       this.grantDecisions(decider, props);
       this.grantNetwork(decider, props.reach);
     }
+    this.grantForceStop(this.failover, props.reach.stoppable);
     this.grantConfiguration(this.configure, props);
 
     this.wakeFailoverByNodes();
@@ -161,6 +164,18 @@ export class ControlPlane extends Construct {
         }),
       );
     }
+  }
+
+  /** For `failover` with `force_stop`, which only an operator asks for: watch decides nothing that needs it. */
+  private grantForceStop(to: ControlPlaneFunction, instances: readonly string[]): void {
+    if (instances.length === 0) return;
+    to.role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'StopByForce',
+        actions: ['ec2:StopInstances'],
+        resources: instances.map((id) => ec2Arn(this, 'instance', id)),
+      }),
+    );
   }
 
   private grantConfiguration(to: ControlPlaneFunction, props: ControlPlaneProps): void {
@@ -248,7 +263,7 @@ export class ControlPlane extends Construct {
   }
 }
 
-function ec2Arn(scope: Construct, resource: 'route-table' | 'network-interface', id: string): string {
+function ec2Arn(scope: Construct, resource: 'route-table' | 'network-interface' | 'instance', id: string): string {
   return Stack.of(scope).formatArn({ service: 'ec2', resource, resourceName: id });
 }
 

@@ -32,6 +32,7 @@ export class LeaseholdStack extends Stack {
         instances: distinct(settings.clusters.flatMap((c) => c.nodes.map((n) => n.instance))),
         routeTables: distinct(settings.clusters.flatMap((c) => c.virtualIps.flatMap((ip) => ip.routeTables))),
         networkInterfaces: distinct(settings.clusters.flatMap((c) => c.nodes.map((n) => n.eni))),
+        stoppable: distinct(settings.clusters.filter((c) => c.allowForceStop).flatMap((c) => c.nodes.map((n) => n.instance))),
       },
       assets: props.assets,
       architecture: props.architecture,

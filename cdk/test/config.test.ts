@@ -47,6 +47,7 @@ test('the example is read whole', () => {
             createIn: ['rtb-0123456789abcdef0'],
           },
         ],
+        allowForceStop: false,
         policy: { ttl_ms: 3000 },
       },
     ],

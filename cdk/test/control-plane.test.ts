@@ -97,6 +97,19 @@ describe('rights', () => {
     });
   }
 
+  test('failover alone may stop instances, and only those of a cluster that allows it', () => {
+    assert.ok(!JSON.stringify(template.toJSON()).includes('ec2:StopInstances'), 'not unless the file says so');
+    const second = `\n[[cluster]]\nname = "other"\n${['2', '3'].map((n) => `[[cluster.node]]\nname = "n${n}"\ninstance = "i-0123456789abcdef${n}"\neni = "eni-0123456789abcdef${n}"\n`).join('')}`;
+    const allowed = templateOf(exampleToml.replace('# allow_force_stop', 'allow_force_stop') + second);
+    const statement = statementsOf(allowed, 'ControlPlaneFailover').find((s) => s.Sid === 'StopByForce');
+    assert.deepEqual([statement?.Effect, statement?.Action], ['Allow', 'ec2:StopInstances']);
+    assert.deepEqual([...JSON.stringify(statement?.Resource).matchAll(/:instance\/[^"]+/g)].map(String), [
+      ':instance/i-0123456789abcdef0',
+      ':instance/i-0123456789abcdef1',
+    ]);
+    assert.ok(!actionsOf(statementsOf(allowed, 'ControlPlaneWatch')).includes('ec2:StopInstances'));
+  });
+
   test('configure stores configs and looks at the network, and can change nothing of it', () => {
     assert.deepEqual(
       actionsOf(statementsOf(template, 'ControlPlaneConfigure')).filter((action) => !action.startsWith('logs:')),

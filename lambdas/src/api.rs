@@ -7,7 +7,7 @@
 //! | `{"action":"status","cluster":"web"}` | who serves, why, who could take over, whether the network matches |
 //! | `{"action":"plan","cluster":"web","to":"b"}` | a dry run: each change and each path before and after; changes nothing. `to` is optional: the standby that would take over |
 //! | `{"action":"switchover","cluster":"web","to":"b"}` | moves the service while its holder lives; nothing is lost. `to` is optional. Waits for the end |
-//! | `{"action":"failover","cluster":"web","to":"b","accept_data_loss":true,"force_stop":true}` | moves the service from a holder that is dead. All but `cluster` is optional; `accept_data_loss` where the target is not in sync, `force_stop` to have the holder's instance stopped first where EC2 does not say that it is dead. Refused while the holder is alive and well |
+//! | `{"action":"failover","cluster":"web","to":"b","accept_data_loss":true,"force_stop":true}` | moves the service from a holder that is dead. All but `cluster` is optional; `accept_data_loss` where the target is not in sync, `force_stop` to have the holder's instance stopped first where EC2 does not say that it is dead (the deployment must allow it: `allow_force_stop`). Refused while the holder is alive and well |
 //! | `{"action":"pause","cluster":"web","reason":"kernel upgrade"}` | nothing is decided automatically until `resume`; the network still follows the lease |
 //! | `{"action":"resume","cluster":"web"}` | the opposite |
 //! | `{"action":"history","cluster":"web","limit":20}` | what was decided and done, newest first; `limit` is 1 to 200, by default 20 |

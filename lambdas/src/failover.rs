@@ -294,13 +294,16 @@ async fn stop(
             None
         }
         Err(error) => {
+            let by_hand = format!(
+                "stop it yourself (aws ec2 stop-instances --force --instance-ids {instance}) and ask again without force_stop"
+            );
             let denied = matches!(error.code(), Some("UnauthorizedOperation" | "AccessDenied"));
             let what = if denied {
                 format!(
-                    "the function's role may not stop instances; grant ec2:StopInstances on {instance} to it, or stop it yourself and ask again without force_stop"
+                    "this deployment does not let the function stop instances: {by_hand}; or set allow_force_stop = true for the cluster in cluster.toml, deploy (it grants ec2:StopInstances on the cluster's instances) and ask again"
                 )
             } else {
-                format!("stop {instance} yourself and ask again without force_stop")
+                by_hand
             };
             let blocked = Decision { reason: format!("{instance} could not be stopped: {error}"), ..decision.clone() };
             Some(Answer { what_to_do: Some(what), ..Answer::of(cluster, &blocked, Ending::Blocked) })

@@ -141,7 +141,7 @@ pub(super) fn force(seen: &Observation, row: &Row, to: Option<&NodeId>, wish: Wi
             }
             let why =
                 format!("no proof that {} of holder {} is dead; it might still serve", holder.instance, holder.node);
-            let what = "stop or terminate it yourself and ask again, or add \"force_stop\":true and the function stops it first";
+            let what = "stop or terminate it yourself and ask again, or add \"force_stop\":true and the function stops it first, where the deployment allows it";
             return with_notes(block(R410, why, what));
         }
     }

@@ -299,8 +299,13 @@ async fn a_forced_failover_stops_the_holder_first_and_says_what_it_may_not() {
         CloudError::Refused { call: "StopInstances", code: "UnauthorizedOperation".into(), message: "no".into() };
     cloud.state().faults.push_back(denied);
     let answer = asked(&cloud, force.clone()).await;
-    assert!(answer["error"]["what_to_do"].as_str().expect("a text").contains("ec2:StopInstances"), "{answer}");
+    let what_to_do = answer["error"]["what_to_do"].as_str().expect("a text");
+    for part in ["aws ec2 stop-instances --force --instance-ids i-0a", "allow_force_stop = true", "ec2:StopInstances"] {
+        assert!(what_to_do.contains(part), "{part} in {answer}");
+    }
+    assert_eq!(answer["error"]["code"], "refused");
     assert_eq!(holder_of(&cloud), (node("a"), 7));
+    assert!(cloud.state().row.as_ref().is_some_and(|row| row.nominee.is_none()), "nothing was changed");
 
     let cloud = Fake::pair();
     let answer = asked(&cloud, force).await;
