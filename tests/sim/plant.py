@@ -80,8 +80,8 @@ def apply(patch):
 def hunt(program, first, limit):
     """Runs from seed `first` until a violation or the limit. Returns (seconds, seeds run, what fell or None)."""
     began = time.monotonic()
-    command = [str(program), "--seed", str(first), "--seeds", "1000000000", "--threads", "1", "--seconds", str(limit),
-               "--stop-at-first", "--json"]
+    command = [str(program), "--seed", str(first), "--seeds", "1000000000", "--threads", "1",
+               "--seconds-budget", str(limit), "--stop-at-first"]
     try:
         ended = run(*command, timeout=limit + 60)
     except subprocess.TimeoutExpired as error:
@@ -92,10 +92,9 @@ def hunt(program, first, limit):
         told = json.loads(lines[-1])
     except (IndexError, ValueError) as error:
         raise Failed(f"{' '.join(command)}: exit {ended.returncode}, no JSON at the end:\n{ended.stderr[-2000:]}") from error
-    if ended.returncode not in (0, 1) or bool(told["violations"]) != (ended.returncode == 1):
-        raise Failed(f"{' '.join(command)}: exit {ended.returncode}, but {told['violations']} violations")
-    fell = told["violations"][0]["invariant"] if told["violations"] else None
-    return seconds, told["seeds"], fell
+    if ended.returncode not in (0, 1) or bool(told["violation"]) != (ended.returncode == 1):
+        raise Failed(f"{' '.join(command)}: exit {ended.returncode}, but the violation told is {told['violation']}")
+    return seconds, told["seeds"], told["violation"]["invariant"] if told["violation"] else None
 
 
 def header(patch):
