@@ -29,3 +29,24 @@ pub fn mutants(only: Option<&str>) -> Vec<Mutant> {
     let all = [a1::mutants(), a2::mutants(), a3::mutants()];
     all.into_iter().flatten().filter(|mutant| only.is_none_or(|only| only == mutant.model)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_smallest_searches_hold() {
+        for search in exhaustive(Size::Test, None) {
+            let report = search.run();
+            assert!(report.holds(), "{}", report::model_lines(&report).join("\n"));
+        }
+    }
+
+    #[test]
+    fn a_mutant_s_name_names_one_mutant() {
+        let all = mutants(None);
+        let names: BTreeSet<_> = all.iter().map(|mutant| mutant.name).collect();
+        assert_eq!(names.len(), all.len());
+    }
+}

@@ -240,6 +240,13 @@ pub fn policy() -> Policy {
     policy
 }
 
+/// How long a watcher of these rows waits, by that policy; no promise lasts longer.
+#[must_use]
+pub fn policy_wait() -> Millis {
+    static WAIT: LazyLock<Millis> = LazyLock::new(|| policy().wait_for(TTL).max(policy().forgotten_promise_ms()));
+    *WAIT
+}
+
 static NAMES: LazyLock<Vec<Holder>> = LazyLock::new(|| {
     (0..NODES)
         .flat_map(|node| (0..INCARNATIONS).map(move |incarnation| (["a", "b", "c"][node], incarnation)))
@@ -310,7 +317,8 @@ pub enum Want {
 /// The row that `me`, who believes in `epoch`, makes of `row`, by [`Change::on`]; `None`: refused.
 #[must_use]
 pub fn on(row: Packed, me: Member, epoch: u8, want: Want, mark: u8) -> Option<Packed> {
-    thread_local!(static SAID: RefCell<Memo<(Packed, Member, u8, Want, u8), Option<Packed>>> = RefCell::default());
+    type Question = (Packed, Member, u8, Want, u8);
+    thread_local!(static SAID: RefCell<Memo<Question, Option<Packed>>> = RefCell::default());
     asked(&SAID, (row, me, epoch, want, mark), || {
         let (real, me_real, epoch) = (row.unpack(), holder(me).clone(), Epoch(epoch.into()));
         let terms = Terms { ttl_ms: TTL, lossy_ok: row.lossy_ok() };

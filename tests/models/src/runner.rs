@@ -390,3 +390,77 @@ pub fn stopwatch() -> Instant {
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(2)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts up by one; a planted mistake makes it skip.
+    #[derive(Clone, Copy)]
+    struct Counter {
+        skips: bool,
+        reaches: u8,
+    }
+
+    impl Model for Counter {
+        type State = u8;
+        type Action = u8;
+
+        fn init_states(&self) -> Vec<u8> {
+            vec![0]
+        }
+
+        fn actions(&self, state: &u8, actions: &mut Vec<u8>) {
+            actions.push(if self.skips && *state == 4 { 2 } else { 1 });
+        }
+
+        fn next_state(&self, state: &u8, by: u8) -> Option<u8> {
+            (*state < 9).then(|| state + by)
+        }
+
+        fn properties(&self) -> Vec<Property<Self>> {
+            vec![
+                Property::always("never six before five", |counter: &Self, state| !counter.skips || *state != 6),
+                Property::sometimes("it gets there", |counter: &Self, state| *state == counter.reaches),
+            ]
+        }
+    }
+
+    impl Told for Counter {
+        fn tell(&self, before: &u8, by: &u8, after: &u8) -> String {
+            format!("{before} and {by} is {after}")
+        }
+    }
+
+    fn report(skips: bool, reaches: u8, limits: Limits) -> Report {
+        Exhaustive::new("test", "a counter", move || Counter { skips, reaches }, limits).run()
+    }
+
+    #[test]
+    fn a_model_that_holds_is_exhausted_and_one_that_does_not_is_told_step_by_step() {
+        let good = report(false, 9, Limits::none());
+        assert!(good.holds() && good.complete && good.states == 10, "{good:?}");
+        let bad = report(true, 9, Limits::none());
+        let violation = bad.violation.as_ref().expect("it skips five");
+        assert!(!bad.holds());
+        assert_eq!((violation.property, violation.trace.len()), ("never six before five", 5));
+        assert_eq!(violation.trace[4], "4 and 2 is 6");
+    }
+
+    #[test]
+    fn what_is_never_reached_and_what_is_cut_short_do_not_hold() {
+        assert!(!report(false, 77, Limits::none()).holds(), "77 is never reached");
+        let short = Limits { generated: Some(1), ..Limits::none() };
+        assert!(!report(false, 0, short).complete && !report(false, 0, short).holds());
+    }
+
+    #[test]
+    fn a_mutant_that_violates_nothing_survives() {
+        let mutants = [true, false]
+            .map(|skips| Mutant::new("test", "skips", 1, "counting by one", move || Counter { skips, reaches: 0 }));
+        let hunted = hunt_all(&mutants, |_, _| {});
+        let killed = hunted[0].as_ref().expect("it skips five");
+        assert_eq!((killed.steps, killed.property), (5, "never six before five"));
+        assert!(hunted[1].is_none(), "the counter that counts by one violates nothing");
+    }
+}

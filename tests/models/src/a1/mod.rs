@@ -28,6 +28,7 @@
 //! * Nonces count up for ever in the program; here a new one is the lowest that nothing alive carries. They are only ever
 //!   compared for equality. The requests of dead processes are compared with nothing and share one nonce.
 
+mod guards;
 mod mistakes;
 mod state;
 mod steps;
@@ -85,7 +86,7 @@ pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
     match size {
         Size::Test => vec![search(A1::real(2, 4, 1), Limits::none())],
         Size::Ci => vec![search(A1::real(2, 6, 2), Limits::none()), search(A1::real(3, 5, 1), Limits::none())],
-        Size::Big => vec![search(A1::real(3, 6, 2), Limits::at_most(120, 2_000_000_000))],
+        Size::Big => vec![search(A1::real(3, 5, 2), Limits::at_most(60, 1_000_000_000))],
     }
 }
 

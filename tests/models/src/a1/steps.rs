@@ -1,11 +1,12 @@
 //! What can happen in A1, and what follows.
 
+use super::guards::drained;
 use super::state::{Fate, Frame, Node, Pending, Role, State};
 use super::{A1, Mistake};
 use crate::rows::{self, Member, Members, Packed, Want, need};
 
 /// The nonce of the row at the start, of the control plane's writes, and of the requests of dead processes.
-const MARK_OF_OTHERS: u8 = 14;
+pub(super) const MARK_OF_OTHERS: u8 = 14;
 pub(super) const MARK_OF_THE_DEAD: u8 = 15;
 
 /// One thing that happens.
@@ -190,124 +191,9 @@ impl A1 {
             Role::Leaving => {}
         }
     }
+}
 
-    // --- guards ------------------------------------------------------------------------------------------------
-
-    /// A replica takes part only in the row it was made for.
-    fn knows_lineage(&self, state: &State) -> bool {
-        state.row.lineage() == 0 || self.errs(Mistake::AnyLineage)
-    }
-
-    fn proposed(&self, state: &State, node: usize, want: Want) -> Option<Packed> {
-        let mark = if self.errs(Mistake::NonceReused) { 1 } else { unused_mark(state) };
-        let new = rows::on(state.row, state.member(node), state.nodes[node].epoch, want, mark)?;
-        if want == Want::Accept && self.errs(Mistake::AcceptKeepsSet) {
-            return Some(new.with_in_sync(state.row.in_sync()));
-        }
-        Some(new)
-    }
-
-    fn nominated(&self, state: &State, member: Member) -> Option<Packed> {
-        let want = Want::Nominate { proof: false, lossy: false };
-        rows::on(state.row, member, 0, want, MARK_OF_OTHERS)
-    }
-
-    fn accepts_lease(&self, state: &State, node: usize) -> bool {
-        rows::may_accept_in_the_end(state.row, state.member(node), state.nodes[node].consistent)
-    }
-
-    /// The condition of the write holds on the row as it is. Every applied write raises rev by one: who was sent for the
-    /// next rev was sent for exactly this row.
-    fn lands(&self, state: &State, pending: &Pending) -> bool {
-        if pending.landed {
-            return false;
-        }
-        let takes_epoch = matches!(pending.want, Want::Accept | Want::HandOver(_) | Want::Restart { .. });
-        let base_epoch = pending.new.epoch() - u8::from(takes_epoch);
-        let on_rev = pending.new.rev() == state.row.rev() + 1;
-        on_rev
-            || self.errs(Mistake::ConditionOnEpoch) && state.row.epoch() == base_epoch && state.row != pending.new
-            || self.errs(Mistake::EpochAdded) && pending.want == Want::Accept && state.row != pending.new
-    }
-
-    /// Its condition can never hold again.
-    fn is_over(&self, state: &State, pending: &Pending) -> bool {
-        !pending.landed && state.row.rev() >= pending.new.rev() && !self.lands(state, pending)
-    }
-
-    /// What the table makes of it.
-    fn landed(&self, state: &State, pending: &Pending) -> Packed {
-        if pending.new.rev() == state.row.rev() + 1 {
-            return pending.new;
-        }
-        let next = pending.new.with_rev(state.row.rev() + 1);
-        if self.errs(Mistake::EpochAdded) { next.with_epoch(state.row.epoch() + 1) } else { next }
-    }
-
-    /// The row names this node for an epoch that no earlier process of it can have held, by a hand-over: as the node's
-    /// machine tells it from an acceptance of an earlier process, which leaves only itself in the set.
-    fn was_handed(&self, state: &State, node: usize) -> bool {
-        let me = &state.nodes[node];
-        me.role == Role::Standby
-            && me.pending.is_none()
-            && state.row.holder() == Some(state.member(node))
-            && state.row.epoch() > me.past
-            && state.row.in_sync().count() > 1
-    }
-
-    /// This copy would apply this write's frame now.
-    fn accepts(&self, state: &State, at: usize, node: usize) -> bool {
-        let (write, copy) = (&state.writes[at], &state.nodes[node]);
-        let in_turn = match write.epoch.cmp(&copy.promised) {
-            std::cmp::Ordering::Less => self.errs(Mistake::OldFramesTaken),
-            std::cmp::Ordering::Equal => write.seq <= copy.applied + 1,
-            std::cmp::Ordering::Greater => write.seq == 1,
-        };
-        let free = copy.claim == 0 || self.errs(Mistake::FramesWhileAccepting);
-        let takes_part = copy.role == Role::Standby || self.errs(Mistake::OldFramesTaken) && copy.role.holds();
-        write.frames[node] == Frame::OnItsWay && takes_part && copy.consistent && free && in_turn
-    }
-
-    /// The holder that may tell the workload that this write is done: every needed replica itself has acknowledged.
-    pub(super) fn completes(&self, state: &State, at: usize) -> Option<usize> {
-        let write = &state.writes[at];
-        let node = usize::from(write.by);
-        let me = &state.nodes[node];
-        let open = write.fate == Fate::Submitted && me.role == Role::Active && me.epoch == write.epoch;
-        let acked = |member: Member| match write.frames[member.node()] {
-            Frame::Acked(incarnation) => {
-                Member::of(member.node(), incarnation) == member || self.errs(Mistake::AcksByNode)
-            }
-            Frame::None | Frame::OnItsWay => false,
-        };
-        (open && me.need.each().all(acked)).then_some(node)
-    }
-
-    fn shakes_hands(&self, state: &State, holder: usize, node: usize) -> bool {
-        let (active, copy) = (&state.nodes[holder], &state.nodes[node]);
-        let outside = !active.need.has(state.member(node)) || self.errs(Mistake::ResyncInSet);
-        copy.role == Role::Standby
-            && copy.claim == 0
-            && copy.session != active.epoch
-            && copy.promised <= active.epoch
-            && outside
-    }
-
-    fn resyncs(&self, state: &State, holder: usize, node: usize) -> bool {
-        let (active, copy) = (&state.nodes[holder], &state.nodes[node]);
-        copy.role == Role::Standby
-            && copy.session == active.epoch
-            && copy.promised == active.epoch
-            && !active.need.has(state.member(node))
-            && (!copy.consistent || active.data & !copy.data != 0)
-    }
-
-    fn caught_up(&self, state: &State, holder: usize, node: usize) -> bool {
-        let (active, copy) = (&state.nodes[holder], &state.nodes[node]);
-        let shaken = copy.session == active.epoch && copy.promised == active.epoch && active.data & !copy.data == 0;
-        copy.role == Role::Standby && copy.consistent && (shaken || self.errs(Mistake::GrowWithoutHandshake))
-    }
-
+impl A1 {
     // --- effects -----------------------------------------------------------------------------------------------
 
     #[allow(clippy::too_many_lines, reason = "one arm for each thing that can happen")]
@@ -635,19 +521,4 @@ fn promise(copy: &mut Node, epoch: u8) {
     if epoch > copy.promised {
         (copy.promised, copy.applied) = (epoch, 0);
     }
-}
-
-/// Nothing that this holder submitted is unfinished.
-fn drained(state: &State, node: usize) -> bool {
-    let open = |write: &super::Write| write.fate == Fate::Submitted && usize::from(write.by) == node;
-    !state.writes.iter().any(open)
-}
-
-/// The lowest nonce that nothing alive carries.
-fn unused_mark(state: &State) -> u8 {
-    let used = |mark: u8| {
-        state.row.nonce() == mark
-            || state.nodes.iter().any(|node| node.pending.is_some_and(|pending| pending.new.nonce() == mark))
-    };
-    (1..MARK_OF_OTHERS).find(|mark| !used(*mark)).expect("few writes are alive at a time")
 }
