@@ -194,8 +194,10 @@ impl Node {
         let Some(mut pending) = self.desk.pending.take_if(|pending| pending.ticket == ticket) else { return };
         match outcome {
             Outcome::Applied(row) => self.settled(pending.change, pending.sent, true, *row, now),
-            Outcome::Superseded { found } => self.settled(pending.change, pending.sent, false, *found, now),
-            Outcome::Refused { found: Some(found) } => self.settled(pending.change, pending.sent, false, *found, now),
+            Outcome::Superseded { found } | Outcome::Refused { found: Some(found) } => {
+                let applied = pending.is_in(&found);
+                self.settled(pending.change, pending.sent, applied, *found, now);
+            }
             Outcome::Refused { found: None } => self.lost_row(now),
             // Certain of this try only: an earlier one that went unanswered may still land.
             Outcome::NotApplied { problem } if !pending.unanswered => {

@@ -498,3 +498,17 @@ fn a_row_put_back_to_an_older_state_is_nobodys_and_is_not_hammered() {
     world.row = latest;
     world.run_until(15_000, |world| world.serving_now() == Some("b"));
 }
+
+#[test]
+fn an_activation_whose_answer_is_lost_and_that_is_overwritten_is_known_by_its_beat() {
+    let mut world = World::serving(&["a", "b"]);
+    world.intend("b");
+    world.run_until(2_000, |world| world.view("b").role == "activating");
+    world.mute_table = true;
+    world.run_until(1_000, |world| world.row.as_ref().is_some_and(|row| row.activated));
+    // Before b asks again, somebody else writes: the row carries another's mark.
+    world.change(Change::Pause(Pause { reason: "maintenance".into() }));
+    world.mute_table = false;
+    world.run_until(3_000, |world| world.serving_now() == Some("b"));
+    assert_eq!(world.epoch(), 2, "and in the same epoch");
+}

@@ -154,7 +154,8 @@ impl World {
 
     /// I3 for every member whose replica still exists.
     pub(crate) fn check_members(&mut self) {
-        let Some(row) = self.store.row.clone() else { return };
+        // A row that is no more, or an old one, says nothing.
+        let Some(row) = self.store.row.clone().filter(|_| self.store.away.is_none()) else { return };
         for member in &row.in_sync {
             let number = number_of(member);
             let Some(host) = self.hosts.iter().position(|host| host.replica.incarnation == number) else { continue };

@@ -1,8 +1,10 @@
 //! Faults: drawn by weight from those that the seed has, injected, and undone after a while.
 
+use crate::data::Replica;
 use crate::trace::Us;
-use crate::weather::Kind;
-use crate::world::{Happening, NAMES, World};
+use crate::weather::{Kind, TTLS};
+use crate::world::{Happening, NAMES, World, config};
+use std::sync::Arc;
 
 /// The end of a fault that lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,10 @@ pub enum Undo {
     Throttle {
         path: usize,
     },
+    SlowTable {
+        path: usize,
+        by: Us,
+    },
     Pause {
         host: usize,
         life: u64,
@@ -43,6 +49,7 @@ pub enum Undo {
     Functions,
     Bus,
     Ec2,
+    Row,
     Resume,
     /// The next turn of a flapping link.
     Flap {
@@ -66,8 +73,21 @@ impl World {
         let every = self.weather.every;
         let next = self.dice.between(every / 4, every * 7 / 4);
         self.queue.push(self.now + next, Happening::Fault);
+        self.keep_copies();
         if let Some(kind) = self.weather.draw(&mut self.dice) {
             self.inject(kind);
+        }
+    }
+
+    /// Somebody takes a snapshot, or a backup of the table, now and then.
+    fn keep_copies(&mut self) {
+        let host = self.dice.index(self.hosts.len());
+        let here = &mut self.hosts[host];
+        if here.replica.consistent && self.dice.below(4) == 0 {
+            here.snapshot = Some(here.replica.clone());
+        }
+        if self.dice.below(6) == 0 && self.store.away.is_none() {
+            self.store.backup.clone_from(&self.store.row);
         }
     }
 
@@ -197,6 +217,15 @@ impl World {
                     }
                 }
             }
+            Kind::TableSlow => {
+                let by = self.dice.skewed(20_000, 600_000);
+                let paths = self.some_paths();
+                self.say(kind, || format!("paths {paths:?}, up to {} ms each way, {seconds:.3} s", by / 1_000));
+                for path in paths {
+                    self.store.paths[path].slow += by;
+                    self.undo_after(span, Undo::SlowTable { path, by });
+                }
+            }
             Kind::KillDaemon
             | Kind::Crash
             | Kind::StopInstance
@@ -241,6 +270,12 @@ impl World {
                 if kind == Kind::PauseCluster {
                     self.undo_after(span, Undo::Resume);
                 }
+            }
+            Kind::RowLost | Kind::RowOld => return self.take_row_away(kind, span),
+            Kind::Reconfigure => {
+                let ttl = TTLS[self.dice.index(TTLS.len())];
+                self.say(kind, || format!("ttl {ttl} ms"));
+                self.config = Arc::new(config(&self.weather, ttl));
             }
             Kind::Wipe | Kind::Restore => return self.replace_replica(kind, host),
             Kind::Meddle => {
@@ -349,7 +384,8 @@ impl World {
 
     /// A new replica under a new name. Never the last one that has everything: losing all of them is nobody's to survive.
     fn replace_replica(&mut self, kind: Kind, host: usize) -> bool {
-        let Some(row) = self.store.row.clone() else { return false };
+        // In a row that is not the cluster's, a new replica would find another cluster.
+        let Some(row) = self.store.row.clone().filter(|_| self.store.away.is_none()) else { return false };
         let has_all = |world: &Self, one: usize| {
             let replica = &world.hosts[one].replica;
             let member = row.in_sync.contains(&crate::data::incarnation(replica.incarnation));
@@ -375,12 +411,38 @@ impl World {
         if kind == Kind::Wipe {
             replica.sectors = vec![crate::history::Version::default(); sectors];
         } else if let Some(old) = self.hosts[host].snapshot.take() {
-            self.hosts[host].replica.sectors = old;
-            self.hosts[host].replica.consistent = true;
+            self.hosts[host].replica = Replica { incarnation: number, ..old };
         }
         let pause = self.dice.skewed(200_000, 5_000_000);
         self.undo_after(pause, Undo::Daemon { host });
         true
+    }
+
+    /// Somebody deletes the row or restores the table to an earlier state, and repairs that after a while. Only where every
+    /// node's data knows of a later epoch: what nobody can know of, nobody can refuse.
+    fn take_row_away(&mut self, kind: Kind, span: Us) -> bool {
+        let Some(row) = self.store.row.clone().filter(|_| self.store.away.is_none()) else { return false };
+        let old = if kind == Kind::RowLost { None } else { self.store.backup.clone() };
+        let old_epoch = old.as_ref().map_or(0, |old| old.epoch.0);
+        let known = |replica: &Replica| replica.promised > old_epoch;
+        if old_epoch >= row.epoch.0
+            || (kind == Kind::RowOld && old.is_none())
+            || !self.hosts.iter().all(|host| known(&host.replica))
+        {
+            return false;
+        }
+        self.say(kind, || format!("epoch {old_epoch}, {:.3} s", span as f64 / 1e6));
+        self.store.away = Some(row);
+        self.store.row = old;
+        self.undo_after(span, Undo::Row);
+        true
+    }
+
+    fn put_row_back(&mut self) {
+        if let Some(row) = self.store.away.take() {
+            self.trace.line(self.now, "row", || format!("put back: rev {} epoch {}", row.rev, row.epoch));
+            self.store.row = Some(row);
+        }
     }
 
     fn flap(&mut self, one: usize, other: usize, turns: u32) {
@@ -415,6 +477,10 @@ impl World {
             Undo::Cut { path } => lower(&mut self.store.paths[path].cut),
             Undo::Mute { path } => lower(&mut self.store.paths[path].mute),
             Undo::Throttle { path } => lower(&mut self.store.paths[path].throttled),
+            Undo::SlowTable { path, by } => {
+                let slow = &mut self.store.paths[path].slow;
+                *slow = slow.saturating_sub(by);
+            }
             Undo::Pause { host, life } => {
                 if self.hosts[host].life == life {
                     lower(&mut self.hosts[host].paused);
@@ -435,7 +501,7 @@ impl World {
                         here.address_until += self.now - since;
                     }
                     // What it had left of its rights, by its own clocks, however slow these are: see `judge` for the sum.
-                    here.tainted_until = self.now + self.weather.ttl_ms * 1_300;
+                    here.tainted_until = self.now + crate::weather::TTL_MAX * 1_300;
                 }
                 self.check_serving(host);
                 if self.hosts[host].node.is_some() {
@@ -462,6 +528,7 @@ impl World {
                 }
             }
             Undo::Ec2 => lower(&mut self.ec2.down),
+            Undo::Row => self.put_row_back(),
             Undo::Resume => self.resume_cluster(),
             Undo::Flap { one, other, turns } => {
                 if !self.healed {

@@ -14,7 +14,7 @@
 //! | or, where no event comes at all, `watch`: its period, its look, that same patience | 60 + 3 + W + 3 |
 //! | workload's start and stop, resync of everybody, one after the other | 2 · 1.5 + 3 · 16 · 0.3 |
 //!
-//! With W = 1.23 L: 75 s and 6 L, and 15 s for the copies. A holder that runs on a frozen clock is caught by the same.
+//! With W = 1.23 L: 75 s and 6 L (of the longest L that was ever configured), and 15 s for the copies. A holder that runs on a frozen clock is caught by the same.
 
 use crate::data::incarnation;
 use crate::ec2::TABLES;
@@ -40,7 +40,7 @@ impl World {
     /// The stated bound on being whole again.
     #[must_use]
     pub fn bound(&self) -> Us {
-        90_000_000 + 6 * self.weather.ttl_ms * 1_000
+        90_000_000 + 6 * crate::weather::TTL_MAX * 1_000
     }
 
     pub(crate) fn heal(&mut self) {

@@ -10,6 +10,7 @@ use crate::trace::Us;
 use crate::world::{Happening, Message, NAMES, Who, World};
 use lease::heartbeat::{HEARTBEAT_VERSION, Heartbeat, Replica as Health, ResourceHealth};
 use lease::ids::BootId;
+use lease::policy::Policy;
 use lease::record::Holder;
 use lease::time::{Millis, Moment};
 use node::effect::{Effect, Note};
@@ -61,8 +62,10 @@ pub struct Host {
     pub crash_after: Option<(u32, bool)>,
     /// Nobody starts the daemon or the machine before then.
     pub kept_down: u32,
-    /// Old states of the replica, for restores.
-    pub snapshot: Option<Vec<Version>>,
+    /// An old state of the replica, for restores.
+    pub snapshot: Option<Replica>,
+    /// The timers that this process has started with.
+    policy: Policy,
 }
 
 impl Host {
@@ -93,6 +96,7 @@ impl Host {
             crash_after: None,
             kept_down: 0,
             snapshot: None,
+            policy: Policy::default(),
         }
     }
 
@@ -155,6 +159,7 @@ impl World {
         here.crash_after = None;
         here.failed = false;
         here.me.incarnation = incarnation(here.replica.incarnation);
+        here.policy = self.config.policy.clone();
         let prefix = format!("{}-{:x}", NAMES[host], self.dice.roll());
         let here = &mut self.hosts[host];
         let moment = here.clock.read(self.now);
@@ -162,7 +167,7 @@ impl World {
             cluster: self.cluster.clone(),
             me: here.me.clone(),
             members: self.config.nodes.clone(),
-            policy: self.config.policy.clone(),
+            policy: here.policy.clone(),
             volumes: true,
             nonce_prefix: prefix,
         };
@@ -238,12 +243,12 @@ impl World {
         if !self.weather.drift {
             return (1_000_000, 1_000_000);
         }
-        let mut rate = || match self.dice.below(4) {
-            0 => 900_000,
-            1 => 1_100_000,
-            _ => self.dice.between(900_000, 1_100_000),
-        };
-        (rate(), rate())
+        // Mostly at the very ends of what is allowed: that is where the sums must still come out.
+        match self.dice.below(5) {
+            0 | 1 => (900_000, 900_000),
+            2 | 3 => (1_100_000, 1_100_000),
+            _ => (self.dice.between(900_000, 1_100_000), self.dice.between(900_000, 1_100_000)),
+        }
     }
 
     pub(crate) fn tick(&mut self, host: usize, life: u64) {
@@ -316,7 +321,7 @@ impl World {
     fn effect(&mut self, host: usize, effect: Effect, moment: Moment) {
         let here = &mut self.hosts[host];
         let who = Who::Node { host, life: here.life };
-        let budget = self.config.policy.beat_ms.0.max(500);
+        let budget = here.policy.beat_ms.0.max(500);
         match effect {
             Effect::Read => self.row_read(who, Want::Asked(moment), budget),
             Effect::Write { ticket, write } => self.row_write(who, Want::Ticket(ticket), Arc::new(*write), budget),
@@ -444,7 +449,7 @@ impl World {
     /// The regular one, and the next after it.
     pub(crate) fn heartbeat_due(&mut self, host: usize) {
         self.heartbeat(host);
-        let every = self.hosts[host].clock.real_us(self.config.policy.heartbeat_ms.0);
+        let every = self.hosts[host].clock.real_us(self.hosts[host].policy.heartbeat_ms.0);
         let who = Who::Node { host, life: self.hosts[host].life };
         self.queue.push(self.now + every, Happening::To { who, what: Message::Heartbeat });
     }
@@ -459,6 +464,8 @@ impl World {
         let here = &self.hosts[host];
         let view = node.view(here.clock.read(self.now));
         let (epoch, beat) = view.seen.unwrap_or_default();
+        // Where asynchronous standbys count at all, one that is no member is a second behind.
+        let lag = self.weather.lossy.then_some(Millis(1_000));
         let state = if here.failed {
             "failed"
         } else if here.running {
@@ -481,7 +488,7 @@ impl World {
             beat,
             hears: view.hears,
             resources: vec![ResourceHealth { name: "app".into(), state: state.into(), problem: None }],
-            replica: Health { consistent: here.replica.consistent, lag_ms: None },
+            replica: Health { consistent: here.replica.consistent, lag_ms: lag },
         };
         let here = &mut self.hosts[host];
         here.seq += 1;

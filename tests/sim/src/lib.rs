@@ -9,7 +9,7 @@
 //! Nothing in here reads a clock or has a thread; the binary does. The same seed gives the same run, to the last event.
 //!
 //! What is abstracted: the peer link's TLS and pins; the table's encoding; the workload is one resource; reads of the
-//! configuration by nodes; a replaced instance (its id never changes). The data path is a model, see [`data`].
+//! configuration by nodes (they have it at their start); a replaced instance (its id never changes). The data path is a model, see [`data`].
 
 pub mod bus;
 pub mod checks;

@@ -29,6 +29,8 @@ pub struct Path {
     pub cut: u32,
     pub mute: u32,
     pub throttled: u32,
+    /// Each way takes up to this much longer.
+    pub slow: Us,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +38,10 @@ pub struct Store {
     pub row: Option<Arc<Row>>,
     pub heartbeats: Vec<Option<(u64, Arc<Heartbeat>)>>,
     pub history: Vec<(String, String, Value)>,
+    /// A copy that somebody has made of the row.
+    pub backup: Option<Arc<Row>>,
+    /// The row, while another or none stands in its place.
+    pub away: Option<Arc<Row>>,
     /// One for each node, and the last one for the functions.
     pub paths: Vec<Path>,
     writes: BTreeMap<u64, RowWrite>,
@@ -110,7 +116,8 @@ impl Path {
         if self.throttled > 0 && dice.below(4) != 0 {
             return Fate::TurnedAway { after: way(dice) };
         }
-        let there = way(dice);
+        let slow = |dice: &mut Dice| way(dice) + if self.slow > 0 { dice.below(self.slow) } else { 0 };
+        let there = slow(dice);
         if self.mute > 0 {
             return Fate::AnswerLost { there };
         }
@@ -123,7 +130,7 @@ impl Path {
                 _ => Fate::TurnedAway { after: there },
             };
         }
-        Fate::Answered { there, back: way(dice) }
+        Fate::Answered { there, back: slow(dice) }
     }
 }
 

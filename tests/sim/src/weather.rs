@@ -26,6 +26,8 @@ pub enum Kind {
     TableMute,
     /// The table turns requests away.
     TableThrottled,
+    /// The way to the table and back takes long.
+    TableSlow,
     /// One node from its peers and from the table.
     Isolate,
     /// SIGKILL of the daemon; the workload lives on.
@@ -76,12 +78,18 @@ pub enum Kind {
     Restore,
     /// Somebody else changes a route, or an interface's check.
     Meddle,
-    /// A standby is told to leave the cluster's set for a while: its daemon restarts again and again.
+    /// A daemon ends again and again soon after its start.
     RestartLoop,
+    /// The row is deleted, and put back later as it was.
+    RowLost,
+    /// The row is overwritten with an older state, and put back later as it was.
+    RowOld,
+    /// The cluster's timers are deployed anew; each node takes them up at its next start.
+    Reconfigure,
 }
 
 impl Kind {
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 39] = [
         Self::CutOneWay,
         Self::CutLink,
         Self::CutNode,
@@ -91,6 +99,7 @@ impl Kind {
         Self::TableOutage,
         Self::TableMute,
         Self::TableThrottled,
+        Self::TableSlow,
         Self::Isolate,
         Self::KillDaemon,
         Self::Crash,
@@ -117,6 +126,9 @@ impl Kind {
         Self::Restore,
         Self::Meddle,
         Self::RestartLoop,
+        Self::RowLost,
+        Self::RowOld,
+        Self::Reconfigure,
     ];
 
     #[must_use]
@@ -131,6 +143,7 @@ impl Kind {
             Self::TableOutage => "table outage",
             Self::TableMute => "table's answers lost",
             Self::TableThrottled => "table throttled",
+            Self::TableSlow => "table slow",
             Self::Isolate => "node cut from all",
             Self::KillDaemon => "daemon killed",
             Self::Crash => "machine crashed",
@@ -157,19 +170,34 @@ impl Kind {
             Self::Restore => "replica restored from a snapshot",
             Self::Meddle => "routes meddled with",
             Self::RestartLoop => "daemon restarting in a loop",
+            Self::RowLost => "row deleted",
+            Self::RowOld => "row put back to an old state",
+            Self::Reconfigure => "timers deployed anew",
         }
     }
 
     /// How often this kind is drawn against the others.
     fn weight(self) -> u64 {
         match self {
-            Self::Isolate | Self::Crash => 4,
+            Self::Isolate => 6,
+            Self::Crash => 4,
             Self::Switchover | Self::KillDaemon | Self::Pause | Self::StopInstance | Self::CrashAtEffect => 3,
-            Self::CutLink | Self::TableCut | Self::TableMute | Self::CutOneWay | Self::ShutDown => 2,
+            Self::CutLink
+            | Self::TableSlow
+            | Self::SlowLink
+            | Self::TableCut
+            | Self::TableMute
+            | Self::CutOneWay
+            | Self::ShutDown => 2,
             _ => 1,
         }
     }
 }
+
+/// The leases that clusters are configured with.
+pub const TTLS: [u64; 5] = [3_000, 3_000, 3_000, 2_000, 5_000];
+/// The longest of them.
+pub const TTL_MAX: u64 = 5_000;
 
 /// Chances in a million of what may go wrong with each single message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -190,6 +218,8 @@ pub struct Noise {
 pub struct Weather {
     pub nodes: usize,
     pub ttl_ms: u64,
+    /// Asynchronous standbys may take over (R240): data may be lost then, and is not counted as lost.
+    pub lossy: bool,
     /// Faults come for this long.
     pub length: Us,
     /// Kinds that this seed has, with their weights added up.
@@ -224,15 +254,19 @@ impl Weather {
         let share = dice.between(20, 90);
         let mut kinds = Vec::new();
         let mut sum = 0;
+        let lossy = dice.below(8) == 0;
         for kind in Kind::ALL {
-            if !calm && dice.below(100) < share {
+            // With a frozen clock nothing is promised where loss is allowed: no standby's refusal stands behind the lease.
+            let possible = !(lossy && kind == Kind::Freeze);
+            if !calm && dice.below(100) < share && possible {
                 sum += kind.weight();
                 kinds.push((sum, kind));
             }
         }
         Self {
             nodes: if dice.below(3) == 0 { 3 } else { 2 },
-            ttl_ms: [3_000, 3_000, 3_000, 2_000, 5_000][dice.index(5)],
+            ttl_ms: TTLS[dice.index(TTLS.len())],
+            lossy,
             length: dice.between(50, 110) * 1_000_000,
             kinds,
             every: dice.skewed(1_000_000, 12_000_000),
@@ -260,6 +294,7 @@ impl Weather {
         Self {
             nodes,
             ttl_ms: 3_000,
+            lossy: false,
             length: 20_000_000,
             kinds: Vec::new(),
             every: 1_000_000,

@@ -146,22 +146,27 @@ pub fn holder(host: usize) -> Holder {
     }
 }
 
-fn config(weather: &Weather) -> ClusterConfig {
+/// The cluster's configuration with these timers.
+#[must_use]
+pub fn config(weather: &Weather, ttl_ms: u64) -> ClusterConfig {
     let nodes: Vec<Value> = (0..weather.nodes)
         .map(|host| json!({ "name": NAMES[host], "instance": holder(host).instance, "priority": host + 1 }))
         .collect();
-    let json = json!({
+    let mut json = json!({
         "cluster": "web", "nodes": nodes,
         "virtual_ips": [{ "address": VIP, "vpc": "vpc-1", "create_in": [format!("rtb-{TABLES}")] }],
-        "policy": { "ttl_ms": weather.ttl_ms },
+        "policy": { "ttl_ms": ttl_ms },
     });
+    if weather.lossy {
+        json["policy"]["lossy_lag_limit_ms"] = json!(60_000);
+    }
     ClusterConfig::parse(&json.to_string()).expect("a valid configuration")
 }
 
 impl World {
     #[must_use]
     pub fn new(seed: u64, weather: Weather, dice: Dice, keep_trace: bool) -> Self {
-        let config = Arc::new(config(&weather));
+        let config = Arc::new(config(&weather, weather.ttl_ms));
         let hosts = weather.nodes;
         let mut world = Self {
             now: 0,
