@@ -52,7 +52,7 @@ dist/%.zip: target/release/%
 demo: setup build ## A cluster that fails over on this machine, with a client watching (KEEP=1 leaves it up)
 	@cd tests && $(PYTHON) -m demo
 
-test: setup build test-rust test-cdk test-localcloud scenarios ## Everything that must hold
+test: setup build test-rust models sim test-cdk test-localcloud scenarios ## Everything that must hold
 
 test-rust: setup build ## Unit, property and contract tests
 	@cargo test --release --workspace --quiet
@@ -65,6 +65,25 @@ test-localcloud: setup ## The local cloud against what AWS documents
 
 scenarios: setup build ## Stories end to end: real stack, real processes, real packets
 	@cd tests && $(PYTHON) -m pytest -q scenarios
+
+# The protocol alone needs neither AWS nor Python: cargo builds these in a minute.
+models: ## The protocol's models searched to the end, and each rule's mutant found
+	@cargo run --release --quiet -p models
+
+SEEDS ?= 4000
+SEED ?= 1
+sim: ## The shipping machines and functions in simulated clusters, SEEDS of them from SEED on (SEEDS=1 shows its trace)
+	@cargo run --release --quiet -p sim -- --seeds $(SEEDS) --seed $(SEED) $(if $(filter 1,$(SEEDS)),--trace)
+
+sim-long: ## A simulated year and more
+	@cargo run --release --quiet -p sim -- --seeds $(SIM_LONG_SEEDS) --seed 1000000
+
+sim-planted: ## Known mistakes planted into the sources, one at a time: the simulator finds each
+	@python3 tests/sim/plant.py
+
+mutants: ## Each guard of the protocol changed by cargo-mutants (installed where it is missing): a test falls
+	@command -v cargo-mutants >/dev/null || cargo install cargo-mutants --version 27.1.0 --locked --quiet
+	@cargo mutants --colors never
 
 bench-failover: setup build ## Kill the active RUNS times (default 30) and show the distribution
 	@cd tests && $(PYTHON) -m bench.failover
@@ -92,4 +111,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios bench-failover bench-functions bench-idle lint licences fix clean
+.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios models sim sim-long sim-planted mutants bench-failover bench-functions bench-idle lint licences fix clean

@@ -105,8 +105,8 @@ pub struct Addresses {
     handle: Handle,
     interface: String,
     index: u32,
-    addresses: Vec<IpAddr>,
-    lent: Option<Lent>,
+    /// Each address with what the kernel has of it: one may fail where another does not.
+    addresses: Vec<(IpAddr, Option<Lent>)>,
 }
 
 impl Addresses {
@@ -117,33 +117,37 @@ impl Addresses {
     pub async fn open(interface: &str, addresses: Vec<IpAddr>) -> Result<Self, AddressError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(AddressError::Socket)?;
         tokio::spawn(connection);
-        let mut links = handle.link().get().match_name(interface.to_owned()).execute();
+        let addresses = addresses.into_iter().map(|address| (address, None)).collect();
+        let mut opened = Self { handle, interface: interface.to_owned(), index: 0, addresses };
+        opened.find_interface().await?;
+        Ok(opened)
+    }
+
+    /// By name: an interface that was detached and attached again has another index.
+    async fn find_interface(&mut self) -> Result<(), AddressError> {
+        let mut links = self.handle.link().get().match_name(self.interface.clone()).execute();
         let Ok(Some(link)) = links.try_next().await else {
-            return Err(AddressError::NoInterface { name: interface.to_owned() });
+            return Err(AddressError::NoInterface { name: self.interface.clone() });
         };
-        Ok(Self { handle, interface: interface.to_owned(), index: link.header.index, addresses, lent: None })
+        self.index = link.header.index;
+        Ok(())
     }
 
     /// Takes away what an earlier daemon may have left. To be done before anything else: until it is done, this node
     /// may be answering for another.
     ///
     /// # Errors
-    /// The first address that could not be taken away; the others are still tried.
+    /// The last address that could not be taken away; the others are still tried, and this one again with the next order.
     pub async fn clear(&mut self) -> Result<(), AddressError> {
-        let mut failed = None;
-        for address in self.addresses.clone() {
-            if let Err(error) = self.remove(address).await {
-                failed = Some(error);
+        let mut failed = Ok(());
+        for at in 0..self.addresses.len() {
+            if let Err(error) = self.remove(self.addresses[at].0).await {
+                failed = Err(error);
+            } else {
+                self.addresses[at].1 = None;
             }
         }
-        match failed {
-            // What is still there is tried again.
-            Some(error) => Err(error),
-            None => {
-                self.lent = None;
-                Ok(())
-            }
-        }
+        failed
     }
 
     /// Follows `orders` until their sender is gone; then takes the addresses away.
@@ -152,10 +156,16 @@ impl Addresses {
             let order = *orders.borrow_and_update();
             let result = self.obey(order).await;
             let now = clock::now();
-            let held = self.lent.is_some_and(|lent| lent.lifetime > now.longest_since(lent.before));
+            // How long the kernel keeps the first of them to go; `None`: one is not there at all.
+            let least_left = self
+                .addresses
+                .iter()
+                .map(|(_, lent)| lent.map(|lent| lent.lifetime.minus(now.longest_since(lent.before))))
+                .min()
+                .flatten();
             let problem = result.err().map(|error| error.to_string());
             state.send_if_modified(|state| {
-                let next = State { held: held && !self.addresses.is_empty(), problem: problem.clone() };
+                let next = State { held: least_left.is_some_and(|left| left > Millis::ZERO), problem: problem.clone() };
                 if *state == next {
                     return false;
                 }
@@ -165,14 +175,12 @@ impl Addresses {
                 *state = next;
                 true
             });
-            let again = match (order, self.lent) {
-                (Order::Drop, None) => None,
+            let again = match (order, least_left) {
+                (Order::Hold { .. }, _) if self.addresses.is_empty() => None,
+                (Order::Drop, _) if self.addresses.iter().all(|(_, lent)| lent.is_none()) => None,
                 // A removal that failed, or an address that failed: soon again.
-                (Order::Drop, Some(_)) | (Order::Hold { .. }, None) => Some(Millis(100)),
-                (Order::Hold { .. }, Some(lent)) => {
-                    let left = lent.lifetime.minus(now.longest_since(lent.before));
-                    Some(left.minus(EXTEND_BEFORE).max(Millis(50)))
-                }
+                (Order::Drop, _) | (Order::Hold { .. }, None) => Some(Millis(100)),
+                (Order::Hold { .. }, Some(left)) => Some(left.minus(EXTEND_BEFORE).max(Millis(50))),
             };
             let changed = match again {
                 None => orders.changed().await,
@@ -185,36 +193,57 @@ impl Addresses {
         }
     }
 
+    /// # Errors
+    /// The last address that could not be given or taken; the others are still tried.
     async fn obey(&mut self, order: Order) -> Result<(), AddressError> {
-        match order {
-            Order::Drop if self.lent.is_none() => Ok(()),
-            Order::Drop => self.clear().await,
-            Order::Hold { from, at_most } => {
-                // Twice at most: a pause between reading the clock and the kernel's answer makes the first one too long.
-                for _ in 0..2 {
-                    let before = clock::now();
-                    match plan(self.lent, before.left_of(from, at_most), before) {
-                        Step::Leave => return Ok(()),
-                        Step::Remove => return self.clear().await,
-                        Step::Lend { seconds } => self.lend(seconds, before).await?,
+        let mut failed = Ok(());
+        for at in 0..self.addresses.len() {
+            let (address, lent) = self.addresses[at];
+            let result = match order {
+                Order::Drop if lent.is_none() => Ok(None),
+                Order::Drop => self.remove(address).await.map(|()| None),
+                Order::Hold { from, at_most } => self.hold(address, lent, from, at_most).await,
+            };
+            match result {
+                Ok(lent) => self.addresses[at].1 = lent,
+                Err(error) => {
+                    failed = Err(error);
+                    // Gone and back under another index? What was lent there went with it.
+                    let index = self.index;
+                    if self.find_interface().await.is_ok() && self.index != index {
+                        self.addresses.iter_mut().for_each(|(_, lent)| *lent = None);
                     }
                 }
-                Ok(())
             }
         }
+        failed
     }
 
-    async fn lend(&mut self, seconds: u32, before: Moment) -> Result<(), AddressError> {
-        let mut failed = None;
-        for address in self.addresses.clone() {
-            let mut request = self.handle.address().add(self.index, address, full_prefix(address)).replace();
-            limit(request.message_mut(), address, seconds);
-            if let Err(error) = request.execute().await {
-                failed = Some(self.error("cannot hold", address, error));
+    async fn hold(
+        &self,
+        address: IpAddr,
+        mut lent: Option<Lent>,
+        from: Moment,
+        at_most: Millis,
+    ) -> Result<Option<Lent>, AddressError> {
+        // Twice at most: a pause between reading the clock and the kernel's answer makes the first one too long.
+        for _ in 0..2 {
+            let before = clock::now();
+            match plan(lent, before.left_of(from, at_most), before) {
+                Step::Leave => break,
+                Step::Remove => {
+                    self.remove(address).await?;
+                    return Ok(None);
+                }
+                Step::Lend { seconds } => {
+                    let mut request = self.handle.address().add(self.index, address, full_prefix(address)).replace();
+                    limit(request.message_mut(), address, seconds);
+                    request.execute().await.map_err(|error| self.error("cannot hold", address, error))?;
+                    lent = Some(Lent { before, after: clock::now(), lifetime: Millis(u64::from(seconds) * 1_000) });
+                }
             }
         }
-        self.lent = Some(Lent { before, after: clock::now(), lifetime: Millis(u64::from(seconds) * 1_000) });
-        failed.map_or(Ok(()), Err)
+        Ok(lent)
     }
 
     async fn remove(&self, address: IpAddr) -> Result<(), AddressError> {

@@ -1,5 +1,6 @@
 //! The operator's socket on this machine, and the place where Prometheus scrapes.
 
+use crate::clock;
 use crate::metrics;
 use crate::status::{CORE_LIMIT, Sources};
 use axum::extract::State;
@@ -7,12 +8,16 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use lease::ids::{ClusterId, NodeId};
+use lease::time::Moment;
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::watch;
 
 /// The largest answer that the client takes.
 const ANSWER_MAX_BYTES: u64 = 1024 * 1024;
@@ -49,9 +54,23 @@ pub async fn open(path: &Path) -> Result<UnixListener, AdminError> {
     Ok(listener)
 }
 
+/// What there is to show.
+#[derive(Clone, Debug)]
+pub enum Shown {
+    /// The node has not been made yet: what it waits for, since when, and what the last try said.
+    Waiting {
+        node: NodeId,
+        cluster: ClusterId,
+        what: &'static str,
+        since: Moment,
+        problem: Option<String>,
+    },
+    Running(Arc<Sources>),
+}
+
 /// Answers the operator, for good.
-pub async fn serve(listener: UnixListener, sources: Arc<Sources>) -> std::io::Result<()> {
-    let routes = Router::new().route("/status", get(status)).route("/healthz", get(health)).with_state(sources);
+pub async fn serve(listener: UnixListener, shown: watch::Receiver<Shown>) -> std::io::Result<()> {
+    let routes = Router::new().route("/status", get(status)).route("/healthz", get(health)).with_state(shown);
     axum::serve(listener, routes).await
 }
 
@@ -61,16 +80,30 @@ pub async fn serve_metrics(listener: TcpListener, sources: Arc<Sources>) -> std:
     axum::serve(listener, Router::new().route("/metrics", get(scrape)).with_state(registry)).await
 }
 
-async fn status(State(sources): State<Arc<Sources>>) -> Json<serde_json::Value> {
-    Json(sources.status())
+async fn status(State(shown): State<watch::Receiver<Shown>>) -> Json<serde_json::Value> {
+    let shown = shown.borrow().clone();
+    Json(match shown {
+        Shown::Running(sources) => sources.status(),
+        Shown::Waiting { node, cluster, what, since, problem } => json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "cluster": cluster,
+            "node": node,
+            "waiting": { "what": what, "for_ms": clock::now().shortest_since(since), "problem": problem },
+        }),
+    })
 }
 
-async fn health(State(sources): State<Arc<Sources>>) -> Response {
-    let silent = sources.core_silent();
-    if silent < CORE_LIMIT {
-        (StatusCode::OK, "ok\n").into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("the core has not stepped for {silent}\n")).into_response()
+async fn health(State(shown): State<watch::Receiver<Shown>>) -> Response {
+    let shown = shown.borrow().clone();
+    match shown {
+        Shown::Waiting { what, .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {what}\n")).into_response()
+        }
+        Shown::Running(sources) if sources.core_silent() < CORE_LIMIT => (StatusCode::OK, "ok\n").into_response(),
+        Shown::Running(sources) => {
+            let silent = sources.core_silent();
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the core has not stepped for {silent}\n")).into_response()
+        }
     }
 }
 

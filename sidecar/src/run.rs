@@ -1,7 +1,7 @@
 //! From a configuration file to a running node: makes every part, in the order that safety asks for, and starts the core.
 
 use crate::address::{self, AddressError, Addresses};
-use crate::admin::{self, AdminError};
+use crate::admin::{self, AdminError, Shown};
 use crate::aws;
 use crate::bus;
 use crate::clock;
@@ -98,12 +98,18 @@ impl Running {
 pub async fn start(config: NodeConfig) -> Result<Option<Running>, RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    // First of all, so that an operator can ask a node that waits what it waits for. And a second daemon, started by
+    // mistake, ends here, before it touches what the first one serves.
+    let mut parts = Parts::new();
+    let socket = admin::open(&config.admin_socket).await?;
+    let waits = Waits::begin(&config);
+    part(&mut parts, "the admin socket", admin::serve(socket, waits.shown.subscribe()));
     let prepared = tokio::select! {
-        prepared = prepare(config) => prepared?,
+        prepared = prepare(config, &waits) => prepared?,
         // Nothing was started yet.
         () = either(&mut terminate, &mut interrupt) => return Ok(None),
     };
-    let (core, events, parts) = prepared.start().await?;
+    let (core, events, parts) = prepared.start(parts, waits.shown).await?;
     Ok(Some(Running { core, events, parts, terminate, interrupt }))
 }
 
@@ -128,7 +134,7 @@ struct Prepared {
     addresses: Addresses,
 }
 
-async fn prepare(config: NodeConfig) -> Result<Prepared, RunError> {
+async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError> {
     let state = Arc::new(StateDir::open(&config.state_dir)?);
     // 1. Whatever an earlier daemon left serving ends before anything else is done: this node may not be the holder any
     //    more. First the addresses that were known then, then the processes.
@@ -144,7 +150,7 @@ async fn prepare(config: NodeConfig) -> Result<Prepared, RunError> {
 
     // 2. Who this is.
     let imds = aws::imds();
-    let instance = again("instance metadata", || identity::instance(&imds, &state)).await;
+    let instance = waits.until("instance metadata", || identity::instance(&imds, &state)).await;
     let me = identity::holder(&config.node, &instance, &state)?;
     let key = identity::peer_key(&config.node, &instance, &state)?;
 
@@ -152,7 +158,7 @@ async fn prepare(config: NodeConfig) -> Result<Prepared, RunError> {
     let sdk = aws::load(config.region.clone().or(Some(instance.region.clone()))).await;
     let table = Table::new(&aws::dynamodb(&sdk), &config.table);
     let (cluster, kept_because) =
-        again("the cluster's configuration", || store::cluster_config(&table, &config.cluster, &state)).await;
+        waits.until("the cluster's configuration", || store::cluster_config(&table, &config.cluster, &state)).await;
     let config_trouble =
         kept_because.map(|error| format!("running on the cluster's configuration of an earlier start: {error}"));
     if let Some(problem) = &config_trouble {
@@ -188,23 +194,49 @@ async fn prepare(config: NodeConfig) -> Result<Prepared, RunError> {
     Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses })
 }
 
-/// Tries until it succeeds. What is missing at the start (a role that is still spreading, a cluster that is about to be
-/// deployed, a network that comes up) often comes; a person reads the log either way.
-async fn again<T, E, F>(what: &'static str, mut attempt: impl FnMut() -> F) -> T
-where
-    E: std::fmt::Display,
-    F: Future<Output = Result<T, E>>,
-{
-    let mut told = Once::default();
-    loop {
-        match attempt().await {
-            Ok(value) => return value,
-            Err(error) => {
-                let problem = error.to_string();
-                if told.is_new(&problem, clock::now()) {
-                    tracing::warn!(problem, "waiting for {what}");
+/// What the start waits for, as the admin socket shows it.
+struct Waits {
+    shown: watch::Sender<Shown>,
+}
+
+impl Waits {
+    fn begin(config: &NodeConfig) -> Self {
+        let what = "what an earlier daemon left to end";
+        let (node, cluster) = (config.node.clone(), config.cluster.clone());
+        Self { shown: watch::Sender::new(Shown::Waiting { node, cluster, what, since: clock::now(), problem: None }) }
+    }
+
+    fn show(&self, waited: &'static str, problem_now: Option<&str>) {
+        self.shown.send_modify(|shown| {
+            if let Shown::Waiting { what, since, problem, .. } = shown {
+                if *what != waited {
+                    (*what, *since) = (waited, clock::now());
                 }
-                tokio::time::sleep(AGAIN.into()).await;
+                *problem = problem_now.map(Into::into);
+            }
+        });
+    }
+
+    /// Tries until it succeeds. What is missing at the start (a role that is still spreading, a cluster that is about to
+    /// be deployed, a network that comes up) often comes; a person reads the log or asks for the status.
+    async fn until<T, E, F>(&self, what: &'static str, mut attempt: impl FnMut() -> F) -> T
+    where
+        E: std::fmt::Display,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut told = Once::default();
+        self.show(what, None);
+        loop {
+            match attempt().await {
+                Ok(value) => return value,
+                Err(error) => {
+                    let problem = error.to_string();
+                    self.show(what, Some(&problem));
+                    if told.is_new(&problem, clock::now()) {
+                        tracing::warn!(problem, "waiting for {what}");
+                    }
+                    tokio::time::sleep(AGAIN.into()).await;
+                }
             }
         }
     }
@@ -212,12 +244,15 @@ where
 
 impl Prepared {
     /// Starts every part and makes the machine.
-    async fn start(self) -> Result<(Core, mpsc::Receiver<crate::node::event::Event>, Parts), RunError> {
+    async fn start(
+        self,
+        mut parts: Parts,
+        shown: watch::Sender<Shown>,
+    ) -> Result<(Core, mpsc::Receiver<crate::node::event::Event>, Parts), RunError> {
         let policy = self.cluster.policy.clone();
         let others: Vec<_> = self.cluster.nodes.iter().filter(|node| node.name != self.config.node).cloned().collect();
         let names: Vec<NodeId> = others.iter().map(|node| node.name.clone()).collect();
         let (events_in, events) = mpsc::channel(EVENTS_MAX);
-        let mut parts = Parts::new();
 
         let listen = self.config.peer.listen;
         let advertise = self.config.peer.advertise.unwrap_or_else(|| SocketAddr::new(self.private_ip, listen.port()));
@@ -322,8 +357,7 @@ impl Prepared {
             requests,
             events: counts,
         });
-        let socket = admin::open(&self.config.admin_socket).await?;
-        part(&mut parts, "the admin socket", admin::serve(socket, Arc::clone(&sources)));
+        shown.send_replace(Shown::Running(Arc::clone(&sources)));
         if let Some(listen) = self.config.metrics {
             let listener = bind("[metrics].listen", listen).await?;
             part(&mut parts, "the metrics listener", admin::serve_metrics(listener, sources));

@@ -6,6 +6,15 @@ use std::fmt::Write as _;
 /// Writes the screen for what the admin socket answered.
 #[must_use]
 pub fn render(status: &Value) -> String {
+    if let Some(waiting) = status.pointer("/waiting") {
+        let problem =
+            waiting.pointer("/problem").and_then(Value::as_str).map_or(String::new(), |it| format!("\n  !! {it}"));
+        let (cluster, node, what) = (text(status, "/cluster"), text(status, "/node"), text(waiting, "/what"));
+        let since = age(number(waiting, "/for_ms"));
+        return format!(
+            "{cluster}   {node} has been waiting for {what} for {since}; nothing is started here before{problem}\n"
+        );
+    }
     let mut out = headline(status);
     out.push_str("\n\n");
     for (label, line) in rows(status) {
@@ -21,7 +30,7 @@ pub fn render(status: &Value) -> String {
 /// Whether nothing needs an operator: the exit code's question.
 #[must_use]
 pub fn is_well(status: &Value) -> bool {
-    troubles(status).is_empty()
+    status.pointer("/waiting").is_none() && troubles(status).is_empty()
 }
 
 fn headline(status: &Value) -> String {
@@ -277,6 +286,20 @@ mod tests {
         assert!(screen.contains("LINK DOWN"), "{screen}");
         assert!(screen.contains("If a died now: no automatic failover."), "{screen}");
         assert!(!is_well(&status));
+    }
+
+    #[test]
+    fn a_node_that_waits_says_what_for_and_is_not_well() {
+        let waiting = json!({"cluster": "web", "node": "a", "waiting":
+            {"what": "instance metadata", "for_ms": 61_000, "problem": "169.254.169.254: no route to host"}});
+        let screen = render(&waiting);
+        assert!(
+            screen.starts_with(
+                "web   a has been waiting for instance metadata for 00:01:01; nothing is started here before\n  !! 169"
+            ),
+            "{screen}"
+        );
+        assert!(!is_well(&waiting));
     }
 
     #[test]

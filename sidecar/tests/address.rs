@@ -124,6 +124,62 @@ fn leftovers_are_taken_away_before_anything_else() {
 }
 
 #[test]
+fn an_address_that_fails_is_told_and_tried_again_while_the_other_serves() {
+    in_a_namespace(|| async {
+        let ipv6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
+        std::fs::write(ipv6, "1").expect("a setting of this namespace");
+        let addresses = Addresses::open("lo", addresses()).await.expect("netlink");
+        let (orders, followed) = watch::channel(Order::Drop);
+        let (state, mut seen) = watch::channel(State::default());
+        tokio::spawn(addresses.follow(followed, state));
+        orders.send_replace(Order::Hold { from: clock::now(), at_most: Millis(9_000) });
+        until("10.99.0.10", true).await;
+        let told = seen.wait_for(|state| state.problem.is_some()).await.expect("told").clone();
+        assert!(!told.held, "not all of them are held");
+        assert!(told.problem.is_some_and(|problem| problem.contains("cannot hold fd99::10 on lo")));
+        std::fs::write(ipv6, "0").expect("a setting of this namespace");
+        until("fd99::10", true).await;
+        assert!(seen.wait_for(|state| state.held).await.expect("held").problem.is_none());
+        orders.send_replace(Order::Drop);
+        until("10.99.0.10", false).await;
+        until("fd99::10", false).await;
+    });
+}
+
+#[test]
+fn an_interface_that_is_detached_and_attached_again_gets_its_addresses_back() {
+    in_a_namespace(|| async {
+        // A dummy device may not exist in this kernel; one end of a pair does.
+        let attach = || {
+            ip(&["link", "add", "eth7", "type", "veth", "peer", "name", "eth8"]);
+            ip(&["link", "set", "eth7", "up"]);
+        };
+        let there = || ip(&["-o", "addr", "show", "dev", "eth7"]).contains("10.99.0.10/32");
+        attach();
+        let addresses = Addresses::open("eth7", vec![addresses()[0]]).await.expect("netlink");
+        let (orders, followed) = watch::channel(Order::Drop);
+        let (state, mut seen) = watch::channel(State::default());
+        tokio::spawn(addresses.follow(followed, state));
+        let hold = || orders.send_replace(Order::Hold { from: clock::now(), at_most: Millis(3_000) });
+        hold();
+        seen.wait_for(|state| state.held).await.expect("held");
+        assert!(there());
+        ip(&["link", "del", "eth7"]);
+        for _ in 0..12 {
+            hold();
+            tokio::time::sleep(Millis(250).into()).await;
+        }
+        assert!(seen.borrow().problem.is_some(), "{:?}", seen.borrow());
+        attach();
+        for _ in 0..8 {
+            hold();
+            tokio::time::sleep(Millis(250).into()).await;
+        }
+        assert!(there(), "{:?}", seen.borrow());
+    });
+}
+
+#[test]
 fn an_interface_that_is_not_there_is_named() {
     in_a_namespace(|| async {
         let error = Addresses::open("eth7", addresses()).await.expect_err("no eth7").to_string();
