@@ -24,6 +24,9 @@ impl Node {
     pub(super) fn name(self) -> &'static str {
         NAMES[usize::from(self.0)]
     }
+    pub(super) fn place(self) -> usize {
+        usize::from(self.0)
+    }
     pub(super) fn bit(self) -> u8 {
         1 << self.0
     }
@@ -92,7 +95,7 @@ impl Boot {
 }
 
 /// A nomination; bound to `epoch` and `beat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Nomination {
     pub(super) node: Node,
     pub(super) epoch: u8,
@@ -101,6 +104,16 @@ pub(super) struct Nomination {
     /// AWS's word that this instance is dead: whose, and how.
     pub(super) proof: Option<(Node, DeadState)>,
     pub(super) lossy: bool,
+}
+
+impl fmt::Debug for Nomination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} by {} at {}.{}", self.node, self.rule, self.epoch, self.beat)?;
+        match self.proof {
+            Some((node, state)) => write!(f, " on proof that {node:?} is {state:?}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Nomination {

@@ -3,7 +3,7 @@
 mod executor;
 mod network;
 
-use super::lease::{Boot, Lease, Nomination, Node, RowRules, Wish};
+use super::lease::{Boot, Lease, Node, Nomination, RowRules, Wish};
 use crate::runner::Told;
 use executor::{Afloat, Due, Kind, Next, Run, Step};
 use lease::rules::Rule;
@@ -337,7 +337,9 @@ impl Model for Routes {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties: Vec<Property<Self>> = vec![
-            Property::always("I1: epochs rise by one, one holder each", |_, state: &State| state.broken != Some(Broken::Row)),
+            Property::always("I1: epochs rise by one, one holder each", |_, state: &State| {
+                state.broken != Some(Broken::Row)
+            }),
             Property::always("no route is changed by a run that has seen a newer epoch", |_, state: &State| {
                 state.broken != Some(Broken::OldPlan)
             }),
@@ -350,23 +352,25 @@ impl Model for Routes {
             Property::always("only the virtual IP's routes are touched", |_, state: &State| {
                 state.broken != Some(Broken::Stray)
             }),
-            Property::always("I8: once nothing is late, watch leads every route to the holder, for good", |model, state: &State| {
-                model.leads_to_holder(state)
-            }),
+            Property::always(
+                "I8: once nothing is late, watch leads every route to the holder, for good",
+                |model, state: &State| model.leads_to_holder(state),
+            ),
             Property::sometimes("a late run moves a route away from the holder", |model, state: &State| {
                 model.can(state, |action, next| matches!(action, Action::Step(..)) && led_away(state, next))
             }),
             Property::sometimes("watch puts a route right", |model, state: &State| {
                 state.row.activated
-                    && model.can(state, |action, next| {
-                        kind_of(state, action) == Some(Kind::Look) && corrected(state, next)
-                    })
+                    && model
+                        .can(state, |action, next| kind_of(state, action) == Some(Kind::Look) && corrected(state, next))
             }),
             Property::sometimes("a run finishes what another left half done", |model, state: &State| {
                 let holder = state.row.holder.map(|holder| Hop::Node(holder.node));
                 let half = Some(state.network.now.hops[0]) == holder && state.runs[1].is_none();
                 let fresh = state.runs[0].is_some_and(|run| run.is_calling(0).is_some());
-                half && fresh && state.meddling == model.bounds.meddling && state.row.activated
+                half && fresh
+                    && state.meddling == model.bounds.meddling
+                    && state.row.activated
                     && model.can(state, |action, next| matches!(action, Action::Step(0, _)) && corrected(state, next))
             }),
             Property::sometimes("a late description hides that a route leads away", |model, state: &State| {
@@ -383,7 +387,8 @@ impl Model for Routes {
             Property::sometimes("a repeated event leads to no call", |model, state: &State| {
                 model.can(state, |action, next| match action {
                     Action::Step(slot, Step::ReadRow) => state.runs[*slot].is_some_and(|run| {
-                        matches!(run.next, Next::Row(Some(_))) && next.runs.iter().flatten().count() < state.runs.iter().flatten().count()
+                        matches!(run.next, Next::Row(Some(_)))
+                            && next.runs.iter().flatten().count() < state.runs.iter().flatten().count()
                     }),
                     _ => false,
                 })
@@ -448,6 +453,6 @@ impl Told for Routes {
             Action::Meddle(table, hop) => format!("somebody else: rtb-{table} → {hop:?}"),
             Action::Check(node) => format!("somebody else: check of {node:?} on"),
         };
-        format!("{what}\n             {after:?}")
+        format!("{what} ⇒ {after:?}")
     }
 }

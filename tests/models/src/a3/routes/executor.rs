@@ -210,7 +210,7 @@ impl Routes {
             (Next::Describe { epoch, to }, Step::Describe(late)) => {
                 run.just_read = false;
                 let view = state.network.described(late);
-                self.plan(state, &mut run, epoch, to, view)
+                self.plan(state, epoch, to, view)
             }
             (Next::Check(work), Step::ReadRow) => Some(match self.overtaken(state, &mut run, work) {
                 true => Next::Row(None),
@@ -249,16 +249,14 @@ impl Routes {
         run.just_read = true;
         let nominee = state.row.live_nominee().filter(|_| self.mutation == Some(Mutation::RoutesToNominee));
         // Nobody holds: nothing is desired, the run is over.
-        let Some(to) = nominee.map(|nominee| nominee.node).or(state.row.holder.map(|holder| holder.node)) else {
-            return None;
-        };
+        let to = nominee.map(|nominee| nominee.node).or(state.row.holder.map(|holder| holder.node))?;
         match prepared {
-            Some(view) => self.plan(state, run, state.row.epoch, to, view),
+            Some(view) => self.plan(state, state.row.epoch, to, view),
             None => Some(Next::Describe { epoch: state.row.epoch, to }),
         }
     }
 
-    fn plan(&self, state: &mut State, run: &mut Run, epoch: u8, to: Node, view: View) -> Option<Next> {
+    fn plan(&self, state: &mut State, epoch: u8, to: Node, view: View) -> Option<Next> {
         let planned = self.planner.plan(view, to);
         if planned.stray {
             state.broken = state.broken.or(Some(Broken::Stray));

@@ -53,8 +53,8 @@ pub(super) struct Network {
 
 impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for table in 0..TABLES {
-            write!(f, "{}{}→{:?}", if table == 0 { "" } else { " " }, NAMES[table], self.now.hops[table])?;
+        for (table, name) in NAMES.iter().enumerate() {
+            write!(f, "{}{name}→{:?}", if table == 0 { "" } else { " " }, self.now.hops[table])?;
             if self.before.hops[table] != self.now.hops[table] {
                 write!(f, " (may be described as {:?})", self.before.hops[table])?;
             }
