@@ -358,6 +358,14 @@ pub fn applied_after_conflict(new: Packed, found: Packed, unanswered: bool) -> b
     })
 }
 
+/// Whether `row`, which somebody else wrote, shows by its beat that the write of `new` was applied before it: a beat is
+/// raised by the holder of the epoch alone, one write at a time. As the node's machine does (`node::desk::Pending::is_in`).
+#[must_use]
+pub fn shown_by_beat(want: Want, new: Packed, row: Packed) -> bool {
+    let beats = matches!(want, Want::Renew | Want::Shrink(_) | Want::Grow(_) | Want::Activate | Want::Release);
+    beats && row.lineage() == new.lineage() && row.epoch() == new.epoch() && row.beat() >= new.beat()
+}
+
 /// Whether the nominee `me` may accept `row` once all its waits are over, by [`Vigil::may_accept`].
 #[must_use]
 pub fn may_accept_in_the_end(row: Packed, me: Member, consistent: bool) -> bool {

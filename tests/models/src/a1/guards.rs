@@ -29,15 +29,21 @@ impl A1 {
         rows::may_accept_in_the_end(state.row, state.member(node), state.nodes[node].consistent)
     }
 
-    /// The condition of the write holds on the row as it is. Every applied write raises rev by one: who was sent for the
-    /// next rev was sent for exactly this row.
+    /// `new` was made from the row as it is. Every applied write raises rev by one, so within a lineage the rev says it;
+    /// beyond, the nonce in the condition does.
+    pub(super) fn follows(&self, state: &State, new: Packed) -> bool {
+        let same = new.lineage() == state.row.lineage() || self.errs(Mistake::ConditionOnRevAlone);
+        same && new.rev() == state.row.rev() + 1
+    }
+
+    /// The condition of the write holds on the row as it is.
     pub(super) fn lands(&self, state: &State, pending: &Pending) -> bool {
         if pending.landed {
             return false;
         }
         let takes_epoch = matches!(pending.want, Want::Accept | Want::HandOver(_) | Want::Restart { .. });
         let base_epoch = pending.new.epoch() - u8::from(takes_epoch);
-        let on_rev = pending.new.rev() == state.row.rev() + 1;
+        let on_rev = self.follows(state, pending.new);
         on_rev
             || self.errs(Mistake::ConditionOnEpoch) && state.row.epoch() == base_epoch && state.row != pending.new
             || self.errs(Mistake::EpochAdded) && pending.want == Want::Accept && state.row != pending.new
@@ -45,12 +51,13 @@ impl A1 {
 
     /// Its condition can never hold again.
     pub(super) fn is_over(&self, state: &State, pending: &Pending) -> bool {
-        !pending.landed && state.row.rev() >= pending.new.rev() && !self.lands(state, pending)
+        let moved = state.row.rev() >= pending.new.rev() || state.row.lineage() != pending.new.lineage();
+        !pending.landed && moved && !self.lands(state, pending)
     }
 
     /// What the table makes of it.
     pub(super) fn landed(&self, state: &State, pending: &Pending) -> Packed {
-        if pending.new.rev() == state.row.rev() + 1 {
+        if self.follows(state, pending.new) {
             return pending.new;
         }
         let next = pending.new.with_rev(state.row.rev() + 1);

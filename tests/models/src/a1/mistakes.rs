@@ -21,6 +21,7 @@ pub enum Mistake {
     RestartKeepsEpoch,
     AcceptKeepsSet,
     AnyLineage,
+    ConditionOnRevAlone,
     NonceReused,
     FramesWhileAccepting,
     ClaimForgotten,
@@ -34,7 +35,11 @@ pub fn mutants() -> Vec<Mutant> {
     let two = |max_rev: u8, formats: u8, writes: usize| A1 { formats, ..A1::real(2, max_rev, writes) };
     let mutant = |mistake: Mistake, name, trap, left_out, bounds: A1| {
         // A repeated frame number loses a write; that the old epoch goes on would already show in what is read.
-        let judged_by: &[&str] = if mistake == M::RestartKeepsEpoch { &["I3"] } else { &["I3", "I4", "I7"] };
+        let judged_by: &[&str] = match mistake {
+            M::RestartKeepsEpoch => &["I3"],
+            M::ConditionOnRevAlone => &["I1"],
+            _ => &["I3", "I4", "I7"],
+        };
         let a1 = A1 { mistake: Some(mistake), judged_by, ..bounds };
         Mutant::new("a1", name, trap, left_out, move || a1)
     };
@@ -112,6 +117,13 @@ pub fn mutants() -> Vec<Mutant> {
             "any-lineage",
             35,
             "a row of another lineage is followed",
+            A1 { remade: true, ..two(5, 0, 1) },
+        ),
+        mutant(
+            M::ConditionOnRevAlone,
+            "condition-on-rev-alone",
+            35,
+            "a write meant for a deleted row lands on the one made anew",
             A1 { remade: true, ..two(5, 0, 1) },
         ),
         mutant(M::NonceReused, "nonce-reused", 40, "a nonce is used again while an old request lives", two(6, 0, 1)),

@@ -12,6 +12,14 @@
 //! is over. How the node's machine strings them together (`node::Node::settled`, `adopt`, `stand_by`) is repeated in
 //! `steps`, step by step, as is the data path, which is not written yet: there the model says what it must do.
 //!
+//! **What the data path must do**, as the searches showed: each of these left out, an old holder acknowledges a write that
+//! it was given after a newer epoch began (I4).
+//! * A copy takes no frames from before its own acceptance is sent until it is settled.
+//! * A process that starts while the row nominates it takes none until the row has moved: an earlier process of it may
+//!   have sent an acceptance that has not landed yet.
+//! * A node that finds a row of another lineage takes none: it may have accepted on the row that is gone.
+//! * Whoever reads a newer epoch refuses frames of older ones from then on.
+//!
 //! **What is left out, and why nothing is lost by it.**
 //! * Time. Leases and promises only narrow when somebody acts; here everybody may act at any time. A2 has the time.
 //! * Messages that get lost or die: they stay on their way for ever. Whoever waits may give up at any time, so a search
@@ -85,7 +93,11 @@ pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
     };
     match size {
         Size::Test => vec![search(A1::real(2, 4, 1), Limits::none())],
-        Size::Ci => vec![search(A1::real(2, 6, 2), Limits::none()), search(A1::real(3, 5, 1), Limits::none())],
+        Size::Ci => vec![
+            search(A1::real(2, 6, 2), Limits::none()),
+            search(A1::real(3, 5, 1), Limits::none()),
+            search(A1 { remade: true, ..A1::real(2, 5, 1) }, Limits::none()),
+        ],
         Size::Big => vec![search(A1::real(3, 5, 2), Limits::at_most(60, 1_000_000_000))],
     }
 }
@@ -223,12 +235,13 @@ fn one_holder(state: &State) -> bool {
     let mut epochs: Vec<u8> = state.nodes.iter().filter(holding).map(|node| node.epoch).collect();
     epochs.sort_unstable();
     let twice = epochs.windows(2).any(|pair| pair[0] == pair[1]);
-    // Whoever holds an epoch was given it by the row.
-    let given = state.nodes.iter().enumerate().all(|(at, node)| {
-        !node.role.holds()
-            || node.epoch < state.row.epoch()
-            || node.epoch == state.row.epoch() && state.row.holder().is_none_or(|holder| holder.node() == at)
-    });
+    // Whoever holds an epoch was given it by the row; by its predecessor, where the row was made anew.
+    let given = state.row.lineage() != 0
+        || state.nodes.iter().enumerate().all(|(at, node)| {
+            !node.role.holds()
+                || node.epoch < state.row.epoch()
+                || node.epoch == state.row.epoch() && state.row.holder().is_none_or(|holder| holder.node() == at)
+        });
     !state.broken.row && !twice && given
 }
 
@@ -239,12 +252,10 @@ fn within_need(a1: &A1, state: &State) -> bool {
     })
 }
 
-/// I3 and I7: whoever the row would let accept, and exists, has these writes.
+/// I3 and I7: whoever the row would let accept, and exists, has these writes. A row made anew lets nobody accept until
+/// somebody has followed it.
 fn members_hold(state: &State, writes: u8) -> bool {
-    state
-        .row
-        .in_sync()
-        .each()
-        .filter_map(|member| state.node_of(member))
-        .all(|node| writes & !state.nodes[node].data == 0)
+    let followed = state.row.lineage() == 0 || state.row.holder().is_some();
+    let members = state.row.in_sync().each().filter_map(|member| state.node_of(member));
+    !followed || members.fold(0, |lacking, node| lacking | writes & !state.nodes[node].data) == 0
 }

@@ -7,6 +7,8 @@ use crate::rows::{self, Member, Members, Packed, Want, need};
 
 /// The nonce of the row at the start, of the control plane's writes, and of the requests of dead processes.
 pub(super) const MARK_OF_OTHERS: u8 = 14;
+/// No rev reaches it.
+const UNTIL_THE_ROW_IS_BACK: u8 = 31;
 pub(super) const MARK_OF_THE_DEAD: u8 = 15;
 
 /// One thing that happens.
@@ -280,14 +282,16 @@ impl A1 {
                     .with_nonce(MARK_OF_OTHERS)
                     .with_nominee(first.0 + 1)
                     .with_in_sync(Members::default().with(first));
-                state.orphans = Default::default();
+                if !self.errs(Mistake::ConditionOnRevAlone) {
+                    state.orphans = Default::default();
+                }
             }
             Step::Misread { node } => {
                 let pending = state.nodes[node].pending.take().expect("only then it is a step");
                 if let Want::Grow(peer) = pending.want {
                     state.nodes[node].need = state.nodes[node].need.without(peer);
                 }
-                if pending.new.rev() == state.row.rev() + 1 {
+                if self.follows(state, pending.new) {
                     state.add_orphan(pending.new.with_nonce(MARK_OF_THE_DEAD));
                 }
             }
@@ -384,6 +388,10 @@ impl A1 {
             self.settled(state, node, pending.want, pending.new);
             return;
         }
+        if rows::shown_by_beat(pending.want, pending.new, state.row) {
+            self.settled(state, node, pending.want, state.row);
+            return;
+        }
         // `node::Node::adopt` of that row. Whoever holds no longer stops when it gets to it.
         let (rightful, epoch) = (state.rightful(node), state.row.epoch());
         let me = &mut state.nodes[node];
@@ -421,7 +429,12 @@ impl A1 {
         (me.role, me.session, me.past) = (Role::Standby, 0, if mine { row.epoch() } else { 0 });
         // Nominated in this very row: an acceptance of an earlier process may still be on its way.
         let named = row.nominee() == Some(Member::of(node, me.incarnation));
-        me.claim = if named && !self.errs(Mistake::ClaimForgotten) { row.rev() } else { 0 };
+        me.claim = match (knows, named) {
+            // It may have accepted on the row that is gone.
+            (false, _) => UNTIL_THE_ROW_IS_BACK,
+            (true, true) if !self.errs(Mistake::ClaimForgotten) => row.rev(),
+            (true, _) => 0,
+        };
         if knows {
             promise(me, row.epoch());
         }
@@ -434,7 +447,7 @@ impl A1 {
     /// All that only the process knows is gone; what it asked for may still happen.
     fn end_process(&self, state: &mut State, node: usize) {
         if let Some(pending) = state.nodes[node].pending.take()
-            && pending.new.rev() == state.row.rev() + 1
+            && self.follows(state, pending.new)
         {
             let mark = if self.errs(Mistake::NonceReused) { 1 } else { MARK_OF_THE_DEAD };
             state.add_orphan(pending.new.with_nonce(mark));

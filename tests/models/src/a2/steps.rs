@@ -58,7 +58,7 @@ pub enum Step {
     Answer {
         node: usize,
     },
-    /// The row has moved on, and what became of the write cannot be told.
+    /// The row has moved on: only its beat can still tell what became of the write.
     AnswerLost {
         node: usize,
     },
@@ -287,6 +287,9 @@ impl A2 {
             Step::AnswerLost { node } => {
                 let pending = state.nodes[node].pending.take().expect("only then it is a step");
                 assert!(!rows::applied_after_conflict(pending.new, state.row, true), "every nonce is one write's");
+                if rows::shown_by_beat(pending.want, pending.new, state.row) {
+                    self.settled(state, node, Pending { new: state.row, ..pending });
+                }
             }
             Step::Nominate { node } => {
                 let new = self.nominated(state, node).expect("only then it is a step");
