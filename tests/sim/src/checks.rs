@@ -31,6 +31,17 @@ pub struct God {
     pub acks_by_table: [Us; crate::ec2::TABLES],
 }
 
+#[cfg(test)]
+impl God {
+    pub(crate) fn set_activated(&mut self, epoch: u64, at: Us) {
+        self.activated.insert(epoch, at);
+    }
+
+    pub(crate) fn forget_activations(&mut self) {
+        self.activated.clear();
+    }
+}
+
 /// I1: one holder for each epoch, rev and epoch rise, lineage stays.
 pub fn i1(before: Option<&Row>, after: &Row, holders: &mut BTreeMap<u64, Holder>) -> Result<(), String> {
     if let Some(before) = before {

@@ -33,6 +33,9 @@ pub mod trace;
 pub mod weather;
 pub mod world;
 
+#[cfg(test)]
+mod tests;
+
 pub use checks::{Violation, i1, i3, i4};
 use dice::Dice;
 use report::Counts;

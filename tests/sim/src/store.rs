@@ -111,7 +111,9 @@ fn way(dice: &mut Dice) -> Us {
 impl Path {
     fn fate(self, noise: &Noise, dice: &mut Dice) -> Fate {
         if self.cut > 0 {
-            return Fate::Never;
+            // What a connection has taken may still come through, when nobody waits for it any more.
+            let queued = dice.below(3) == 0;
+            return if queued { Fate::AnswerLost { there: dice.skewed(300_000, LATEST) } } else { Fate::Never };
         }
         if self.throttled > 0 && dice.below(4) != 0 {
             return Fate::TurnedAway { after: way(dice) };
@@ -122,12 +124,13 @@ impl Path {
             return Fate::AnswerLost { there };
         }
         if dice.happens(noise.table) {
-            return match dice.below(5) {
+            return match dice.below(8) {
                 0 => Fate::Never,
                 1 => Fate::AnswerLost { there },
                 // Lands long after everybody has stopped waiting.
                 2 | 3 => Fate::AnswerLost { there: dice.skewed(200_000, LATEST) },
-                _ => Fate::TurnedAway { after: there },
+                4 => Fate::TurnedAway { after: there },
+                _ => Fate::Answered { there, back: dice.skewed(50_000, 700_000) },
             };
         }
         Fate::Answered { there, back: slow(dice) }

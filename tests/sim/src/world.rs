@@ -225,6 +225,20 @@ impl World {
         self.counts.events = self.queue.count();
     }
 
+    /// Runs to this time, or until something is wrong.
+    #[cfg(test)]
+    pub(crate) fn run_until(&mut self, end: Us) {
+        while self.violation.is_none() {
+            let Some((at, what)) = self.queue.pop() else { return };
+            if at > end {
+                self.queue.push(at, what);
+                return;
+            }
+            self.now = at;
+            self.happen(what);
+        }
+    }
+
     pub(crate) fn host_of(&self, node: &NodeId) -> usize {
         NAMES.iter().position(|name| *name == node.as_str()).expect("a node of the cluster")
     }

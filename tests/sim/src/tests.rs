@@ -1,0 +1,226 @@
+//! A calm world is whole, random ones hold, a seed is one run; and each check is shown to see what it is for, on a world
+//! that somebody has tampered with.
+
+use crate::checks::{i1, i3, i4};
+use crate::data::incarnation;
+use crate::dice::Dice;
+use crate::history::Version;
+use crate::weather::{Kind, Weather};
+use crate::world::{Who, World, holder};
+use crate::{run, run_in};
+use lease::ids::{Beat, Epoch, Lineage};
+use lease::record::Row;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const BY: Who = Who::Run { run: 0 };
+
+/// Two nodes, `a` serving and `b` in sync, some writes made.
+fn serving() -> World {
+    let mut weather = Weather::calm(2);
+    weather.length = 3_600_000_000;
+    let mut world = World::new(1, weather, Dice::of(1), true);
+    world.run_until(15_000_000);
+    assert_eq!(world.violation, None, "{}", world.trace.text());
+    let row = world.store.row.as_ref().expect("a row");
+    assert!(row.activated && row.in_sync.len() == 2 && world.history.last(0) > Version::default());
+    world
+}
+
+fn broken(world: &World) -> &'static str {
+    world.violation.as_ref().map_or("nothing", |violation| violation.invariant)
+}
+
+/// Puts `change` into the row as a write that nobody would make.
+fn tamper(world: &mut World, change: impl FnOnce(&mut Row)) {
+    let before = world.store.row.clone().expect("a row");
+    let mut row = Row::clone(&before);
+    row.rev = row.rev.next();
+    change(&mut row);
+    world.store.row = Some(Arc::new(row));
+    world.row_changed(Some(&before), BY);
+}
+
+#[test]
+fn a_calm_world_comes_to_its_end_with_two_and_with_three() {
+    for nodes in [2, 3] {
+        let outcome = run_in(1, Weather::calm(nodes), Dice::of(1), true);
+        assert_eq!(outcome.violation, None, "{}", outcome.trace);
+        assert_eq!((outcome.counts.failovers, outcome.counts.hand_overs), (1, 0), "founded, and never moved");
+        assert!(outcome.counts.acknowledged > 100 && outcome.counts.runs < 30, "{}", outcome.counts.text());
+    }
+}
+
+#[test]
+fn some_seeds_hold_and_do_much() {
+    let mut failovers = 0;
+    let mut faults = 0;
+    for seed in 1..=60 {
+        let outcome = run(seed, false);
+        assert_eq!(outcome.violation, None, "replay: make sim SEEDS=1 SEED={seed}");
+        failovers += outcome.counts.failovers;
+        faults += outcome.counts.all_faults();
+    }
+    assert!(failovers > 90 && faults > 5_000, "{failovers} failovers, {faults} faults in 60 seeds: too tame");
+}
+
+#[test]
+fn a_seed_is_one_run_and_another_is_another() {
+    let hash = |seed, keep| run(seed, keep).hash;
+    assert_eq!(hash(7, false), hash(7, true), "and keeping the trace changes nothing");
+    assert_ne!(hash(7, false), hash(8, false));
+}
+
+#[test]
+fn every_kind_of_fault_can_be_drawn_and_is_counted_under_its_own_name() {
+    let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    assert_eq!(names.len(), Kind::ALL.len());
+    for (at, kind) in Kind::ALL.iter().enumerate() {
+        assert_eq!(*kind as usize, at);
+    }
+    let mut drawn = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        drawn.extend(Weather::of(&mut Dice::of(seed)).kinds());
+    }
+    assert_eq!(drawn.len(), Kind::ALL.len());
+}
+
+#[test]
+fn i1_sees_epochs_and_revs_that_go_wrong() {
+    let world = serving();
+    let before = Row::clone(world.store.row.as_ref().expect("a row"));
+    let next = |change: fn(&mut Row)| {
+        let mut row = before.clone();
+        row.rev = row.rev.next();
+        change(&mut row);
+        let mut holders = BTreeMap::from([(before.epoch.0, holder(0))]);
+        i1(Some(&before), &row, &mut holders)
+    };
+    assert_eq!(next(|row| row.beat = row.beat.next()), Ok(()));
+    for wrong in [
+        (|row: &mut Row| row.rev = row.rev.next()) as fn(&mut Row),
+        |row| row.epoch = Epoch(row.epoch.0 + 2),
+        |row| row.epoch = Epoch(0),
+        |row| row.beat = Beat(0),
+        |row| row.lineage = Lineage::new("another").expect("a name"),
+        |row| row.holder = Some(holder(1)),
+    ] {
+        assert!(next(wrong).is_err());
+    }
+}
+
+#[test]
+fn i2_sees_a_member_that_nobody_waits_for() {
+    let mut world = serving();
+    tamper(&mut world, |row| {
+        row.in_sync.insert(incarnation(9));
+    });
+    assert_eq!(broken(&world), "I2");
+}
+
+#[test]
+fn i3_sees_a_member_that_lacks_an_acknowledged_write() {
+    let mut world = serving();
+    world.check_members();
+    assert_eq!(broken(&world), "nothing");
+    world.hosts[1].replica.sectors[0] = Version::default();
+    world.check_members();
+    assert_eq!(broken(&world), "I3");
+    let v = |seq| Version { epoch: 1, seq };
+    assert_eq!(i3([v(3), v(4)].into_iter(), &[v(3), v(5)]), None);
+    assert_eq!(i3([v(3), v(4)].into_iter(), &[v(3), v(2)]), Some((1, v(4), v(2))));
+}
+
+#[test]
+fn i4_sees_an_old_epoch_s_late_write() {
+    let activated = BTreeMap::from([(1, 10), (2, 500)]);
+    assert_eq!(i4(1, 499, &activated), None, "submitted before");
+    assert_eq!(i4(1, 500, &activated), Some(2));
+    assert_eq!(i4(2, 900, &activated), None);
+    let mut world = serving();
+    world.god.set_activated(9, 0);
+    let last = world.history.last(0);
+    let now = world.now;
+    world.acknowledged(0, 0, last, now);
+    assert_eq!(broken(&world), "I4");
+}
+
+#[test]
+fn i5_sees_an_outsider_and_half_an_image() {
+    let mut world = serving();
+    tamper(&mut world, |row| {
+        row.in_sync.remove(&incarnation(2));
+    });
+    assert_eq!(broken(&world), "nothing", "{:?}", world.violation);
+    tamper(&mut world, |row| {
+        row.epoch = row.epoch.next();
+        row.beat = Beat(0);
+        row.holder = Some(holder(1));
+        row.in_sync = [incarnation(2)].into();
+    });
+    assert_eq!(broken(&world), "I5");
+
+    let mut world = serving();
+    world.hosts[1].replica.consistent = false;
+    world.check_members();
+    assert_eq!(broken(&world), "I5");
+}
+
+#[test]
+fn i6_sees_two_that_answer_and_two_that_believe() {
+    let mut world = serving();
+    world.hosts[1].running = true;
+    world.hosts[1].address_until = world.now + 1_000_000;
+    world.check_serving(1);
+    assert_eq!(broken(&world), "I6");
+
+    let mut world = serving();
+    world.hosts[1].node = world.hosts[0].node.clone();
+    world.hosts[1].clock = world.hosts[0].clock.clone();
+    world.check_windows(1);
+    assert_eq!(broken(&world), "I6");
+}
+
+#[test]
+fn i7_sees_a_read_before_activation_and_the_history_an_old_one() {
+    let mut world = serving();
+    world.god.forget_activations();
+    let last = world.history.last(0);
+    world.check_read(0, 0, last);
+    assert_eq!(broken(&world), "I7");
+
+    let mut world = serving();
+    world.check_read(0, 0, Version::default());
+    assert_eq!(broken(&world), "history");
+}
+
+#[test]
+fn i8_sees_routes_that_stay_wrong_and_nobody_who_serves() {
+    for worse in [
+        (|world: &mut World| {
+            // Somebody changes a route and no function ever runs again.
+            world.functions.down = u32::MAX;
+            world.set_route(0, Some(1), "");
+        }) as fn(&mut World),
+        |world| {
+            world.functions.down = u32::MAX;
+            world.power_off(0, false);
+        },
+    ] {
+        let mut world = serving();
+        worse(&mut world);
+        world.heal();
+        world.run();
+        assert_eq!(broken(&world), "liveness");
+        assert!(world.now < 15_000_000 + world.bound() + 1_000_000);
+    }
+}
+
+#[test]
+fn a_panic_is_told_with_its_words() {
+    let mut weather = Weather::calm(2);
+    // No sector to write to: the client stumbles.
+    weather.sectors = 0;
+    let outcome = run_in(1, weather, Dice::of(1), false);
+    assert_eq!(outcome.violation.map(|violation| violation.invariant), Some("panic"));
+}
