@@ -38,6 +38,9 @@ impl Node {
                 } else if self.desk.pending.is_none() && !agreed {
                     // Handed over under the other node's configuration: this node's timers fit its own only.
                     self.propose(Change::Restart { me, after: Drain::Clean, terms }, now);
+                } else {
+                    // What must be durable first takes its time; meanwhile the lease is kept.
+                    self.renew_when_due(now);
                 }
                 return;
             }
@@ -148,8 +151,17 @@ impl Node {
 
     fn ping_when_due(&mut self, now: Moment) {
         let every = self.setup.policy.ping_ms;
+        let ttl = self.setup.policy.ttl_ms;
         let Role::Holding(tenure) = &mut self.role else { return };
         if tenure.pinged_at.is_some_and(|at| now.longest_since(at) < every) {
+            return;
+        }
+        // Whoever hears a holder leaves it alone (R220). One that was handed the lease and cannot reach the table to activate
+        // serves nobody: it falls silent, so that who handed over can take the lease back.
+        let stranded = tenure.phase == Phase::Activating
+            && now.longest_since(tenure.began) >= ttl
+            && tenure.authority.lease_left(now) == Millis::ZERO;
+        if stranded {
             return;
         }
         tenure.pinged_at = Some(now);
