@@ -216,13 +216,13 @@ fn a_target_that_restarts_before_it_is_active_still_says_why_it_holds() {
 #[test]
 fn a_target_that_cannot_reach_the_table_to_activate_is_taken_back_from() {
     let mut world = World::serving(&["a", "b"]);
+    // b reads that the row names it, a and b hear each other, and b's Activate never gets through.
+    world.denied.insert("b");
     world.intend("b");
     world.run_until(3_000, |world| world.epoch() == 2);
-    // The row names b; b hears a, a hears b, and b's Activate never gets through.
-    world.no_table.insert("b");
     world.run_until(20_000, |world| world.serving_now() == Some("a"));
     assert!(world.epoch() > 2, "an epoch of its own, not the one that a gave away");
-    world.no_table.clear();
+    world.denied.clear();
     world.run_until(10_000, |world| world.in_sync() == 2 && world.serving_now() == Some("a"));
 }
 
