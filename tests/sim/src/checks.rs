@@ -111,6 +111,7 @@ impl World {
         }
         if let Some(before) = before.filter(|before| before.epoch != row.epoch) {
             self.epoch_taken(before, &row);
+            self.check_wait(before, by);
         }
         // I2, for the process that holds the epoch, if it lives.
         if let Some(host) = row.holder.as_ref().map(|holder| self.host_of(&holder.node)) {
@@ -163,6 +164,29 @@ impl World {
         }
     }
 
+    /// I6, where it is decided: who accepts because it has waited long enough finds nobody who may still serve.
+    fn check_wait(&mut self, before: &Row, by: Who) {
+        let Who::Node { host, life } = by else { return };
+        // What a process that has ended sent may land late; whoever serves then, serves on promises given since.
+        if self.hosts[host].life != life {
+            return;
+        }
+        let waited = before.live_nominee().is_some_and(|nominee| nominee.node == self.hosts[host].me.node)
+            && before.holder.as_ref().is_some_and(|old| old.node != self.hosts[host].me.node)
+            && before.live_nominee().is_some_and(|nominee| nominee.proof.is_none());
+        let Some(old) = before.holder.as_ref().filter(|_| waited).map(|old| self.host_of(&old.node)) else { return };
+        let one = &self.hosts[old];
+        let frozen = one.stalled.is_some() || one.tainted_until > self.now;
+        let Some(tenure) = one.node.as_ref().filter(|_| one.on && !frozen).and_then(|node| node.holding()) else {
+            return;
+        };
+        let standing = tenure.authority.standing(one.clock.read(self.now));
+        if tenure.epoch == before.epoch && standing != Standing::None {
+            let what = format!("{} accepts while {} may still serve: {standing:?}", NAMES[host], NAMES[old]);
+            self.broken("I6", what);
+        }
+    }
+
     /// I3 for every member whose replica still exists.
     pub(crate) fn check_members(&mut self) {
         // A row that is no more, or an old one, says nothing.
@@ -194,6 +218,7 @@ impl World {
             self.broken("I4", what);
         }
         self.god.last_ack = self.now;
+        self.gaps.acknowledgement(self.now);
         self.history.acknowledged(sector, version);
         self.check_members();
     }
@@ -231,8 +256,10 @@ impl World {
         let open = |one: &crate::host::Host| {
             let tenure = one.node.as_ref().filter(|_| one.on && one.tainted_until <= self.now)?.holding()?;
             let standing = tenure.authority.standing(one.clock.read(self.now));
-            let serves = tenure.phase != Phase::Activating && !tenure.frozen && standing != Standing::None;
-            serves.then_some(tenure.epoch.0)
+            // On the way out with the workload down, the gate is closed for good.
+            let gone = tenure.frozen && tenure.phase != Phase::Active;
+            let may = tenure.phase != Phase::Activating && !gone && standing != Standing::None;
+            may.then_some(tenure.epoch.0)
         };
         if self.hosts[host].stalled.is_some() {
             return;

@@ -18,6 +18,7 @@ impl World {
             return;
         }
         self.counts.answered += 1;
+        self.gaps.answer(self.now);
         if reads {
             // From the workload's own memory: it asks nobody, not even a daemon that stands still.
             let version = self.hosts[host].cache[sector];

@@ -236,6 +236,8 @@ impl World {
         }
         self.trace.line(self.now, "ec2", || format!("instance of {} is stopped {how}", NAMES[host]));
         self.power_off(host, false);
+        // Where it was about to boot, that comes to nothing too.
+        self.hosts[host].power += 1;
         self.set_power(host, Power::Stopping);
         let stopped = self.now + self.dice.skewed(300_000, 15_000_000);
         self.queue.push(stopped, Happening::Stopped { host });

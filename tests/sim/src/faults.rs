@@ -97,7 +97,7 @@ impl World {
         self.dice.skewed(ttl / 10, ttl * self.weather.longest_ttl)
     }
 
-    fn undo_after(&mut self, span: Us, undo: Undo) {
+    pub(crate) fn undo_after(&mut self, span: Us, undo: Undo) {
         self.queue.push_late(self.now + span, Happening::Undo(undo));
     }
 
@@ -117,19 +117,19 @@ impl World {
         if self.dice.below(2) == 0 { (one, other) } else { (other, one) }
     }
 
-    fn cut(&mut self, from: usize, to: usize, span: Us) {
+    pub(crate) fn cut(&mut self, from: usize, to: usize, span: Us) {
         self.network.link(from, to).cut += 1;
         self.undo_after(span, Undo::Link { from, to });
     }
 
-    fn cut_from_peers(&mut self, host: usize, span: Us) {
+    pub(crate) fn cut_from_peers(&mut self, host: usize, span: Us) {
         for peer in (0..self.hosts.len()).filter(|peer| *peer != host) {
             self.cut(host, peer, span);
             self.cut(peer, host, span);
         }
     }
 
-    fn cut_from_table(&mut self, path: usize, span: Us) {
+    pub(crate) fn cut_from_table(&mut self, path: usize, span: Us) {
         self.store.paths[path].cut += 1;
         self.undo_after(span, Undo::Cut { path });
     }

@@ -155,5 +155,6 @@ impl World {
     fn finish(&mut self) {
         self.done = true;
         self.check_members();
+        self.judge_story();
     }
 }

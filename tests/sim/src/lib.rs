@@ -29,6 +29,7 @@ pub mod queue;
 pub mod report;
 pub mod run;
 pub mod store;
+pub mod stories;
 pub mod trace;
 pub mod weather;
 pub mod world;

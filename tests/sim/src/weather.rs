@@ -2,6 +2,7 @@
 //! (swarm testing, Groce et al. 2012): faults that mask each other are also met without each other.
 
 use crate::dice::Dice;
+use crate::stories::{BEGINS, Story};
 use crate::trace::Us;
 
 /// Every kind of fault that is injected at a moment of its own. Background noise (lost answers, late events, dying
@@ -194,6 +195,8 @@ impl Kind {
     }
 }
 
+/// One seed in this many is a story.
+const STORIES: u64 = 12;
 /// The leases that clusters are configured with.
 pub const TTLS: [u64; 5] = [3_000, 3_000, 3_000, 2_000, 5_000];
 /// The longest of them.
@@ -220,6 +223,8 @@ pub struct Weather {
     pub ttl_ms: u64,
     /// Asynchronous standbys may take over (R240): data may be lost then, and is not counted as lost.
     pub lossy: bool,
+    /// One single fault instead of many, and service promised during it.
+    pub story: Option<Story>,
     /// Faults come for this long.
     pub length: Us,
     /// Kinds that this seed has, with their weights added up.
@@ -263,7 +268,8 @@ impl Weather {
                 kinds.push((sum, kind));
             }
         }
-        Self {
+        let all = Self {
+            story: None,
             nodes: if dice.below(3) == 0 { 3 } else { 2 },
             ttl_ms: TTLS[dice.index(TTLS.len())],
             lossy,
@@ -285,6 +291,22 @@ impl Weather {
             start_us: dice.skewed(20_000, 1_500_000),
             stop_us: dice.skewed(10_000, 1_500_000),
             drift: dice.below(3) != 0,
+        };
+        if dice.below(STORIES) == 0 { Self::told(Story::of(dice), &all) } else { all }
+    }
+
+    /// The same sizes, paces and clocks, quiet but for one fault.
+    #[must_use]
+    pub fn told(story: Story, like: &Self) -> Self {
+        Self {
+            story: Some(story),
+            kinds: Vec::new(),
+            noise: Noise::default(),
+            describe_lag: 0,
+            lossy: false,
+            copy_us: like.copy_us.min(20_000),
+            length: BEGINS + 7_000_000 + 13 * like.ttl_ms * 1_000,
+            ..like.clone()
         }
     }
 
@@ -295,6 +317,7 @@ impl Weather {
             nodes,
             ttl_ms: 3_000,
             lossy: false,
+            story: None,
             length: 20_000_000,
             kinds: Vec::new(),
             every: 1_000_000,

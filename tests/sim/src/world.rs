@@ -16,6 +16,7 @@ use crate::queue::Queue;
 use crate::report::Counts;
 use crate::run::Functions;
 use crate::store::{AtTable, Store, Tried, Want};
+use crate::stories::{BEGINS, Gaps};
 use crate::trace::{Trace, Us};
 use crate::weather::Weather;
 use lease::config::ClusterConfig;
@@ -100,6 +101,7 @@ pub enum Happening {
     Watch,
     Ec2 { change: Ec2Change, answer: Option<(u64, u32, Us)> },
     Client,
+    Story,
     Fault,
     Undo(Undo),
     Heal,
@@ -129,6 +131,7 @@ pub struct World {
     pub sessions: u64,
     pub incarnations: u32,
     /// Faults have stopped.
+    pub gaps: Gaps,
     pub healed: bool,
     pub healing: Healing,
     pub done: bool,
@@ -188,6 +191,7 @@ impl World {
             violation: None,
             sessions: 0,
             incarnations: u32::try_from(hosts).unwrap_or(0),
+            gaps: Gaps::default(),
             healed: false,
             healing: Healing::default(),
             done: false,
@@ -209,7 +213,13 @@ impl World {
         let first_watch = world.dice.below(60_000_000);
         world.queue.push(first_watch, Happening::Watch);
         world.queue.push(1_000_000, Happening::Client);
-        world.queue.push(4_000_000, Happening::Fault);
+        if world.weather.story.is_some() {
+            // At any moment between two beats.
+            let begins = BEGINS + world.dice.below(2_000_000);
+            world.queue.push(begins, Happening::Story);
+        } else {
+            world.queue.push(4_000_000, Happening::Fault);
+        }
         world.queue.push(world.weather.length, Happening::Heal);
         world
     }
@@ -287,6 +297,7 @@ impl World {
             }
             Happening::Ec2 { change, answer } => self.apply_ec2(change, answer),
             Happening::Client => self.client(),
+            Happening::Story => self.tell_story(),
             Happening::Fault => self.fault(),
             Happening::Undo(undo) => self.undo(undo),
             Happening::Heal => self.heal(),
