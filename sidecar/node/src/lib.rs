@@ -27,7 +27,7 @@ use lease::authority::Standing;
 use lease::change::{Change, Refusal, Terms};
 use lease::config::Member;
 use lease::events::{self, EVENT_VERSION};
-use lease::ids::{ClusterId, Epoch, NodeId};
+use lease::ids::{ClusterId, Epoch, NodeId, Rev};
 use lease::policy::Policy;
 use lease::record::{Holder, Row};
 use lease::rules::Rule;
@@ -89,6 +89,8 @@ pub struct Node {
     replica: Replica,
     /// The highest epoch that this node held, in this process or an earlier one: never resumed.
     past: Option<Epoch>,
+    /// The version of the row that an earlier process may have accepted without this one's knowing.
+    claim: Option<Rev>,
     /// Asked to end, since then.
     ending: Option<Moment>,
     /// The last suspicion told: of which (epoch, beat), whether the peer link worked, when.
@@ -114,6 +116,7 @@ impl Node {
             replica: Replica::default(),
             vigil: Vigil::started(now),
             past: None,
+            claim: None,
             ending: None,
             told: None,
             joined_at: None,
@@ -294,6 +297,8 @@ impl Node {
             Role::Starting => {
                 // Whatever epoch the row gives this node belongs to an earlier process.
                 self.past = mine.then_some(epoch);
+                // Nominated: an earlier process may have sent an acceptance of exactly this version, which may still land.
+                self.claim = row.live_nominee().filter(|nominee| nominee.node == self.setup.me.node).map(|_| row.rev);
                 self.role = Role::Standby;
                 self.became("starting", epoch, "the row was read".into());
                 self.announce();
@@ -567,11 +572,14 @@ impl Node {
     }
 
     /// Whether this node may take the replicated writes of `epoch`: not before it has read the row, not of an epoch that it
-    /// knows to be over, and not while it may be the holder of the next one without knowing it yet.
+    /// knows to be over, and not while it may be the holder of the next one without knowing it yet: by an acceptance of its
+    /// own, or of an earlier process.
     #[must_use]
     pub fn takes_writes_of(&self, epoch: Epoch) -> bool {
         let known = self.row.as_ref().map(|row| row.epoch).max(self.past);
-        self.role == Role::Standby && !self.accepting() && !self.barred && known.is_some_and(|known| epoch >= known)
+        let claimed = self.claim.is_some() && self.claim == self.row.as_ref().map(|row| row.rev);
+        let free = self.role == Role::Standby && !self.accepting() && !claimed && !self.barred;
+        free && known.is_some_and(|known| epoch >= known)
     }
 
     fn held_epoch(&self) -> Option<Epoch> {

@@ -5,6 +5,7 @@
 mod world;
 
 use lease::ids::{Epoch, Incarnation};
+use lease::rules::Rule;
 use node::event::Replica;
 use std::collections::BTreeSet;
 use world::World;
@@ -105,4 +106,21 @@ fn data_of_a_later_epoch_than_the_row_s_keeps_a_new_process_out() {
     world.tell_replica("b", replica(true, 7, None, &[]));
     world.run(20_000);
     assert_eq!((world.epoch(), world.serving_now()), (1, None));
+}
+
+/// The way to a write that is acknowledged in an ended epoch, as the model found it: nominated, acceptance sent, crash, start,
+/// the row read as it was, and only then the acceptance lands.
+#[test]
+fn a_nominee_that_starts_anew_takes_no_writes_before_the_row_has_moved() {
+    let mut world = protected_pair();
+    let takes = |world: &World| world.hosts["b"].node.as_ref().is_some_and(|node| node.takes_writes_of(Epoch(1)));
+    assert!(takes(&world));
+    world.kill_daemon("b");
+    world.nominate("b", Rule::R210, None);
+    world.boot("b");
+    world.tell_replica("b", replica(true, 1, Some(1), &[]));
+    world.run(60);
+    assert_eq!(world.view("b").role, "nominated", "the row was read with the nomination alive");
+    assert!(!takes(&world));
+    world.run_until(4_000, takes);
 }
