@@ -198,15 +198,27 @@ async fn clear_old_intent(cloud: &impl Cloud, config: &ClusterConfig, row: &Row,
     let Some(intent) = old else { return };
     visit.measures.stuck = 1;
     let mut row = row.clone();
+    let mut taken_back = false;
     for _ in 0..5 {
+        // Not the row's request any more: it was taken up, or given up by the holder, who told so.
         let Ok(write) = (Change::ClearIntent { id: intent.id.clone() }).on(&row, mark(cloud)) else { return };
         match cloud.write(&write, Millis(1_500)).await {
-            lease::outcome::Outcome::Applied(_) => break,
+            lease::outcome::Outcome::Applied(_) => {
+                taken_back = true;
+                break;
+            }
             lease::outcome::Outcome::Refused { found: Some(found) } | lease::outcome::Outcome::Superseded { found } => {
                 row = *found
             }
-            _ => return,
+            other => {
+                tracing::warn!(cluster = %config.cluster, outcome = ?other, "the request to move was not taken back; the next visit does");
+                return;
+            }
         }
+    }
+    if !taken_back {
+        tracing::warn!(cluster = %config.cluster, "the row kept moving: the request to move is taken back by the next visit");
+        return;
     }
     visit.did.push(format!("took back the request to move to {}: nobody took it", intent.to));
     let detail = json!({ "to": intent.to, "epoch": row.epoch, "reason": "taken back by watch: it stood longer than handover_limit_ms" });
