@@ -11,6 +11,7 @@ from pathlib import Path
 from . import answers, prober
 from .answers import Answer
 from .cloud import Cloud
+from .judges import Probed
 from .network import Network
 
 PROBER = Path(prober.__file__)
@@ -48,6 +49,11 @@ class Client:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+    def probed(self, start: float, end: float) -> Probed:
+        """Whether it lives, and what it sent from `start` to `end`: more than its time-out ago."""
+        alive = self._process is not None and self._process.poll() is None
+        return Probed(self.name, alive, len(answers.since(self._tail.read(), start, end)), self._every_ms / 1000)
 
     def answers(self, since: float = 0.0) -> list[Answer]:
         """Requests sent since then (CLOCK_MONOTONIC), as far as they have ended."""

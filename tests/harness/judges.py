@@ -41,12 +41,33 @@ EXPECTED_IN_LOGS: dict[str, list[str]] = {
 LATE_ANSWER = re.compile(r"^(\S+Z)\s.* no answer within (\d+) ms")
 LATE_SHARE = 0.5  # of the time that the daemon waited, at least this much the cloud knows that it was late: the rest is the way
 
-LOUD = [r"sidecar::core: no answer to a write of the lease row: .* no answer within ", r"sidecar::core: cannot read the lease row: .* no answer within ",
-              r"sidecar::heartbeat: .* no answer within "]  # fmt: skip
-LATE_MAX = 3
-
 LOUD = re.compile(r"^\S+\s+(WARN|ERROR)\s+(.*)")  # after the time
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+SENT_SHARE = 0.8  # of the requests that a prober's beat promises, at least this much was sent: a busy machine misses some
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What one prober did during a story."""
+
+    name: str
+    alive: bool
+    sent: int
+    every_s: float
+
+
+def assert_probed(probers: Iterable[Probed], seconds: float) -> None:
+    """Every prober lives and has asked all the time: who did not ask has seen nothing, least of all that nobody answered."""
+    problems = []
+    for one in probers:
+        due = seconds / one.every_s
+        if not one.alive:
+            problems.append(f"{one.name} has died")
+        elif one.sent < SENT_SHARE * due:
+            problems.append(f"{one.name} sent {one.sent} requests of {due:.0f} in {seconds:.1f} s")
+    assert not problems, "the story was not watched: " + "; ".join(problems)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .answers import Gap
 from .clients import Clients
 from .cloud import Cloud
 from .cluster import Cluster, Status
-from .judges import EXPECTED_IN_LOGS, Leak, assert_only_functions_changed_network, assert_quiet_logs, assert_single_service
+from .judges import EXPECTED_IN_LOGS, Leak, assert_only_functions_changed_network, assert_probed, assert_quiet_logs, assert_single_service
 from .network import Network
 
 HEAL_LIMIT_S = 15  # a cluster that is not whole by itself after this is made anew
@@ -178,8 +178,11 @@ class Scene:
         return {step.what: self.mark + step.at for step in seen}
 
     def judge(self) -> None:
-        """At no moment two nodes answered, only the functions changed the network, and nobody warned of the unexpected."""
+        """All probers asked all the time, at no moment two nodes answered, only the functions changed the network, and nobody
+        warned of the unexpected."""
+        end = time.monotonic()
         time.sleep(SETTLE_S)
+        assert_probed([one.probed(self.mark, end) for one in self.clients.all()], end - self.mark)
         assert_single_service(self.clients.pinned_answers(self.mark), self.leaks)
         assert_only_functions_changed_network(self.cloud.audit(self.audit_mark), self.cluster.deployment)
         assert_quiet_logs(self.logs(), self.expected_logs, self.cloud.lateness(self.wall_mark))
