@@ -33,7 +33,7 @@ use lease::record::{Holder, Row};
 use lease::rules::Rule;
 use lease::time::{Millis, Moment};
 use links::Links;
-use tenure::{Phase, Tenure, Workload};
+use tenure::{Tenure, Workload};
 
 /// The machine must see a `Tick` at least this often: half the smallest margin that it acts within.
 pub const TICK: Millis = Millis(50);
@@ -372,6 +372,10 @@ impl Node {
     }
 
     fn resend_when_due(&mut self, now: Moment) {
+        // On a row that went back, an old write of this node's might be legal again.
+        if self.barred {
+            return;
+        }
         let due = self
             .desk
             .pending
@@ -562,26 +566,6 @@ impl Node {
         Terms { ttl_ms: self.setup.policy.ttl_ms, lossy_ok: self.setup.policy.lossy_lag_limit_ms.is_some() }
     }
 
-    /// The epoch that this node holds, for who must know whose acknowledgements it needs and what its gate says.
-    #[must_use]
-    pub fn holding(&self) -> Option<&Tenure> {
-        match &self.role {
-            Role::Holding(tenure) => Some(tenure),
-            _ => None,
-        }
-    }
-
-    /// Whether this node may take the replicated writes of `epoch`: not before it has read the row, not of an epoch that it
-    /// knows to be over, and not while it may be the holder of the next one without knowing it yet: by an acceptance of its
-    /// own, or of an earlier process.
-    #[must_use]
-    pub fn takes_writes_of(&self, epoch: Epoch) -> bool {
-        let known = self.row.as_ref().map(|row| row.epoch).max(self.past);
-        let claimed = self.claim.is_some() && self.claim == self.row.as_ref().map(|row| row.rev);
-        let free = self.role == Role::Standby && !self.accepting() && !claimed && !self.barred;
-        free && known.is_some_and(|known| epoch >= known)
-    }
-
     fn held_epoch(&self) -> Option<Epoch> {
         match &self.role {
             Role::Holding(tenure) => Some(tenure.epoch),
@@ -596,25 +580,6 @@ impl Node {
 
     fn holder(&self) -> Option<&NodeId> {
         self.row.as_ref()?.holder.as_ref().map(|holder| &holder.node)
-    }
-
-    fn role_name(&self) -> &'static str {
-        match &self.role {
-            Role::Starting => "starting",
-            Role::Standby if self.accepting() => "accepting",
-            Role::Standby if self.nominated() => "nominated",
-            Role::Standby => "standby",
-            Role::Holding(tenure) => match tenure.phase {
-                Phase::Activating => "activating",
-                Phase::Active if tenure.frozen => "freezing",
-                Phase::Active => "active",
-                Phase::HandingOver { .. } => "handing-over",
-                Phase::Releasing { .. } => "releasing",
-            },
-            Role::Demoting { .. } => "demoting",
-            Role::Halted { .. } => "fenced",
-            Role::Gone => "gone",
-        }
     }
 
     /// What must hold after every step. A violation is a bug, and going on with it could lose writes.

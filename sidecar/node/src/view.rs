@@ -1,6 +1,6 @@
 //! What the machine believes, for status, heartbeat and metrics. Reading it changes nothing.
 
-use super::tenure::{Phase, Workload};
+use super::tenure::{Phase, Tenure, Workload};
 use super::{Node, Role};
 use lease::authority::Standing;
 use lease::heartbeat::Hearing;
@@ -101,6 +101,26 @@ impl Node {
         }
     }
 
+    /// The epoch that this node holds, for who must know whose acknowledgements it needs and what its gate says.
+    #[must_use]
+    pub fn holding(&self) -> Option<&Tenure> {
+        match &self.role {
+            Role::Holding(tenure) => Some(tenure),
+            _ => None,
+        }
+    }
+
+    /// Whether this node may take the replicated writes of `epoch`: not before it has read the row, not of an epoch that it
+    /// knows to be over, and not while it may be the holder of the next one without knowing it yet: by an acceptance of its
+    /// own, or of an earlier process.
+    #[must_use]
+    pub fn takes_writes_of(&self, epoch: Epoch) -> bool {
+        let known = self.row.as_ref().map(|row| row.epoch).max(self.past);
+        let claimed = self.claim.is_some() && self.claim == self.row.as_ref().map(|row| row.rev);
+        let free = self.role == Role::Standby && !self.accepting() && !claimed && !self.barred;
+        free && known.is_some_and(|known| epoch >= known)
+    }
+
     /// Whether this node serves at `now`: the gate's answer, for health checks.
     #[must_use]
     pub fn serves(&self, now: Moment) -> bool {
@@ -109,6 +129,25 @@ impl Node {
                 tenure.phase == Phase::Active && !tenure.frozen && tenure.authority.standing(now) != Standing::None
             }
             _ => false,
+        }
+    }
+
+    pub(super) fn role_name(&self) -> &'static str {
+        match &self.role {
+            Role::Starting => "starting",
+            Role::Standby if self.accepting() => "accepting",
+            Role::Standby if self.nominated() => "nominated",
+            Role::Standby => "standby",
+            Role::Holding(tenure) => match tenure.phase {
+                Phase::Activating => "activating",
+                Phase::Active if tenure.frozen => "freezing",
+                Phase::Active => "active",
+                Phase::HandingOver { .. } => "handing-over",
+                Phase::Releasing { .. } => "releasing",
+            },
+            Role::Demoting { .. } => "demoting",
+            Role::Halted { .. } => "fenced",
+            Role::Gone => "gone",
         }
     }
 }

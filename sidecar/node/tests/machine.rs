@@ -5,8 +5,11 @@ mod world;
 
 use lease::change::{Change, Terms};
 use lease::events::Event as Told;
+use lease::outcome::Outcome;
 use lease::record::Pause;
 use lease::rules::Rule;
+use node::effect::Effect;
+use node::event::Event;
 use world::World;
 
 #[test]
@@ -524,4 +527,29 @@ fn an_activation_whose_answer_is_lost_and_that_is_overwritten_is_known_by_its_be
     world.mute_table = false;
     world.run_until(3_000, |world| world.serving_now() == Some("b"));
     assert_eq!(world.epoch(), 2, "and in the same epoch");
+}
+
+#[test]
+fn an_unanswered_write_is_not_sent_again_to_a_row_that_went_back_to_where_it_was_legal() {
+    let world = World::serving(&["a", "b"]);
+    let row = world.row.clone().expect("a row");
+    let newer = lease::record::Row { rev: row.rev.next(), ..row.clone() };
+    let at = |ms| lease::time::Moment::default().after(lease::time::Millis(ms));
+    let mut node = world.machine("a", at(0));
+    // It starts, sees that an earlier process of its own holds the lease, and takes a new epoch; no answer comes.
+    let read = |row: &lease::record::Row, ms| Event::RowRead { asked: at(ms), row: Some(Box::new(row.clone())) };
+    let effects = node.step(read(&newer, 10), at(20));
+    let ticket = effects.iter().find_map(|effect| match effect {
+        Effect::Write { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    let outcome = Outcome::Unknown { problem: "time-out".into() };
+    node.step(Event::Written { ticket: ticket.expect("it wants a new epoch"), outcome }, at(800));
+    // The table is restored to before that: the very version that the write was made for may come back.
+    node.step(read(&row, 900), at(910));
+    for tick in 20..200 {
+        let effects = node.step(Event::Tick, at(tick * 50));
+        let writes = effects.iter().filter(|effect| matches!(effect, Effect::Write { .. })).count();
+        assert_eq!(writes, 0, "at {} ms", tick * 50);
+    }
 }

@@ -23,7 +23,8 @@ pub struct Violation {
 pub struct God {
     /// Who ever held each epoch.
     holders: BTreeMap<u64, Holder>,
-    /// When each epoch was activated.
+    /// When each epoch began, and when it was activated.
+    begun: BTreeMap<u64, Us>,
     activated: BTreeMap<u64, Us>,
     /// An acceptance with loss of data: the epoch, until its holder opens its volume.
     lossy: Option<u64>,
@@ -33,8 +34,8 @@ pub struct God {
 
 #[cfg(test)]
 impl God {
-    pub(crate) fn set_activated(&mut self, epoch: u64, at: Us) {
-        self.activated.insert(epoch, at);
+    pub(crate) fn set_begun(&mut self, epoch: u64, at: Us) {
+        self.begun.insert(epoch, at);
     }
 
     pub(crate) fn forget_activations(&mut self) {
@@ -73,10 +74,10 @@ pub fn i3(acknowledged: impl Iterator<Item = Version>, member: &[Version]) -> Op
     acknowledged.zip(member).enumerate().find(|(_, (last, has))| *has < last).map(|(at, (last, has))| (at, last, *has))
 }
 
-/// I4: nothing that was submitted after a newer epoch had been activated is ever acknowledged in an older one.
+/// I4, S1' to the letter: nothing that was submitted after a newer epoch had begun is ever acknowledged in an older one.
 #[must_use]
-pub fn i4(epoch: u64, submitted: Us, activated: &BTreeMap<u64, Us>) -> Option<u64> {
-    activated.range(epoch + 1..).find(|(_, at)| **at <= submitted).map(|(newer, _)| *newer)
+pub fn i4(epoch: u64, submitted: Us, begun: &BTreeMap<u64, Us>) -> Option<u64> {
+    begun.range(epoch + 1..).find(|(_, at)| **at <= submitted).map(|(newer, _)| *newer)
 }
 
 impl World {
@@ -133,6 +134,7 @@ impl World {
     /// An epoch has begun: who may begin one, and what is lost by it.
     fn epoch_taken(&mut self, before: &Row, row: &Row) {
         let Some(holder) = &row.holder else { return };
+        self.god.begun.insert(row.epoch.0, self.now);
         let same = before.holder.as_ref().is_some_and(|old| old.node == holder.node);
         let handed = before.live_nominee().is_none_or(|nominee| nominee.node != holder.node);
         let lossy = !before.in_sync.contains(&holder.incarnation);
@@ -209,9 +211,9 @@ impl World {
 
     /// A write is acknowledged to a client.
     pub(crate) fn acknowledged(&mut self, host: usize, sector: usize, version: Version, submitted: Us) {
-        if let Some(newer) = i4(version.epoch, submitted, &self.god.activated) {
+        if let Some(newer) = i4(version.epoch, submitted, &self.god.begun) {
             let what = format!(
-                "{} acknowledged {version}, submitted at {:.3} s, after epoch {newer} had been activated",
+                "{} acknowledged {version}, submitted at {:.3} s, after epoch {newer} had begun",
                 NAMES[host],
                 submitted as f64 / 1e6
             );

@@ -47,7 +47,7 @@ pub enum Answer {
     Slept,
     Row(Result<Option<Arc<Row>>, CloudError>),
     Config(Result<Arc<ClusterConfig>, CloudError>),
-    Heartbeat(Result<Option<Sighting>, CloudError>),
+    Heartbeat(Result<Option<Box<Sighting>>, CloudError>),
     Written(Outcome),
     Done(Result<(), CloudError>),
     History(Result<Vec<(String, String, serde_json::Value)>, CloudError>),
@@ -186,7 +186,8 @@ impl Cloud for RunCloud {
     }
 
     async fn heartbeat(&self, _: &ClusterId, node: &NodeId) -> Result<Option<Sighting>, CloudError> {
-        expect!(self.ask(Ask::Heartbeat(node.clone())).await, Answer::Heartbeat)
+        let found = expect!(self.ask(Ask::Heartbeat(node.clone())).await, Answer::Heartbeat)?;
+        Ok(found.map(|sighting| *sighting))
     }
 
     async fn write(&self, write: &Write, budget: Millis) -> Outcome {

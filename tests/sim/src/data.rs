@@ -344,36 +344,32 @@ impl World {
             && tenure.authority.standing(here.clock.read(self.now)) != Standing::None
     }
 
-    /// Acknowledges what is durable everywhere that it must be, in order.
+    /// Acknowledges what is durable everywhere that it must be, in order; closes the volume once nothing is left.
     pub(crate) fn complete(&mut self, host: usize) {
-        if self.may_acknowledge(host) {
-            let here = &mut self.hosts[host];
-            let node = here.node.as_ref().expect("it may acknowledge");
-            let mut need = 0;
-            for member in node.holding().expect("it may acknowledge").authority.need() {
-                need |= bit(number_of(member));
-            }
-            let waited = here.volume.sessions.iter().flatten().filter(|session| session.waited_for);
-            need |= waited.filter_map(|session| session.incarnation).fold(0, |all, one| all | bit(one));
-            while let Some(write) = here.volume.in_flight.front() {
-                if !write.durable_here || write.durable_at & need != need {
-                    break;
-                }
-                let write = here.volume.in_flight.pop_front().expect("it is there");
-                here.cache[write.sector] = here.cache[write.sector].max(write.version);
-                self.counts.acknowledged += 1;
-                self.acknowledged(host, write.sector, write.version, write.submitted);
-                if self.violation.is_some() {
-                    return;
-                }
-                return self.complete(host);
-            }
-        }
+        while self.violation.is_none() && self.complete_next(host) {}
         let volume = &mut self.hosts[host].volume;
         if volume.closing && volume.in_flight.is_empty() {
             volume.closing = false;
             self.step(host, Event::WorkloadDown);
         }
+    }
+
+    fn complete_next(&mut self, host: usize) -> bool {
+        if self.hosts[host].volume.in_flight.is_empty() || !self.may_acknowledge(host) {
+            return false;
+        }
+        let here = &mut self.hosts[host];
+        let Some(tenure) = here.node.as_ref().and_then(|node| node.holding()) else { return false };
+        let members = tenure.authority.need().map(number_of);
+        let waited = here.volume.sessions.iter().flatten().filter(|session| session.waited_for);
+        let joining = waited.filter_map(|session| session.incarnation);
+        let need = members.chain(joining).fold(0, |all, one| all | bit(one));
+        let done = |write: &mut InFlight| write.durable_here && write.durable_at & need == need;
+        let Some(write) = here.volume.in_flight.pop_front_if(done) else { return false };
+        here.cache[write.sector] = here.cache[write.sector].max(write.version);
+        self.counts.acknowledged += 1;
+        self.acknowledged(host, write.sector, write.version, write.submitted);
+        true
     }
 
     /// The holder's sessions: begin, keep alive, give up.

@@ -51,6 +51,10 @@ pub enum Undo {
     Ec2,
     Row,
     Resume,
+    /// The second half of failing slowly.
+    Isolate {
+        host: usize,
+    },
     /// The next turn of a flapping link.
     Flap {
         one: usize,
@@ -181,6 +185,14 @@ impl World {
                 self.cut_from_peers(host, span);
                 self.cut_from_table(host, span);
             }
+            Kind::FailSlowly => {
+                let by = self.dice.between(150_000, 600_000);
+                let first = self.dice.between(700_000, 3_000_000);
+                self.say(kind, || format!("{name}, up to {} ms each way", by / 1_000));
+                self.store.paths[host].slow += by;
+                self.undo_after(first + 1_500_000, Undo::SlowTable { path: host, by });
+                self.undo_after(first, Undo::Isolate { host });
+            }
             Kind::Flap => {
                 let (one, other) = self.pair();
                 let turns = u32::try_from(self.dice.between(3, 12)).unwrap_or(3);
@@ -238,7 +250,7 @@ impl World {
             | Kind::ResourceFails
             | Kind::WorkloadStuck
             | Kind::DiskStall
-            | Kind::Drift => return self.to_host(kind, host, span),
+            | Kind::Drift => return self.harm(kind, host, span),
             Kind::NoFunctions => {
                 self.say(kind, || format!("{seconds:.3} s"));
                 self.functions.down += 1;
@@ -292,7 +304,7 @@ impl World {
         true
     }
 
-    fn to_host(&mut self, kind: Kind, host: usize, span: Us) -> bool {
+    fn harm(&mut self, kind: Kind, host: usize, span: Us) -> bool {
         let seconds = span as f64 / 1e6;
         let name = NAMES[host];
         if !self.hosts[host].on {
@@ -323,7 +335,7 @@ impl World {
                 self.say(kind, || format!("{name}, back after {seconds:.3} s"));
                 let life = self.hosts[host].life;
                 let who = crate::world::Who::Node { host, life };
-                let what = crate::world::Message::Event(node::event::Event::ShutDown);
+                let what = crate::world::Message::Event(Box::new(node::event::Event::ShutDown));
                 self.queue.push(self.now, Happening::To { who, what });
                 self.undo_after(span, Undo::Daemon { host });
             }
@@ -356,7 +368,7 @@ impl World {
                     reason: "its checks fail".into(),
                 };
                 self.say(kind, || name.into());
-                self.queue.push(self.now, Happening::To { who, what: crate::world::Message::Event(event) });
+                self.queue.push(self.now, Happening::To { who, what: crate::world::Message::Event(Box::new(event)) });
             }
             Kind::WorkloadStuck => {
                 self.say(kind, || format!("{name}, {seconds:.3} s"));
@@ -372,7 +384,7 @@ impl World {
                 if !self.weather.drift {
                     return false;
                 }
-                let (boot, raw) = self.rates();
+                let (boot, raw) = self.rates(host);
                 let now = self.now;
                 self.say(kind, || name.into());
                 self.hosts[host].clock.set_rates(now, boot, raw);
@@ -392,9 +404,10 @@ impl World {
             member && replica.consistent
         };
         let last = (0..self.hosts.len()).filter(|one| *one != host).all(|one| !has_all(self, one));
-        // Its write may still take the others out of the set that it is about to leave.
+        // Its write may still take the others out of the set that it is about to leave: a holder's, or a nominee's.
         let holder = row.holder.as_ref().is_some_and(|holder| self.host_of(&holder.node) == host);
-        if last || holder {
+        let nominee = row.nominee.as_ref().is_some_and(|nominee| self.host_of(&nominee.node) == host);
+        if last || holder || nominee {
             return false;
         }
         self.say(kind, || NAMES[host].into());
@@ -433,6 +446,7 @@ impl World {
         }
         self.say(kind, || format!("epoch {old_epoch}, {:.3} s", span as f64 / 1e6));
         self.store.away = Some(row);
+        self.store.away_since = self.now;
         self.store.row = old;
         self.undo_after(span, Undo::Row);
         true
@@ -530,6 +544,11 @@ impl World {
             Undo::Ec2 => lower(&mut self.ec2.down),
             Undo::Row => self.put_row_back(),
             Undo::Resume => self.resume_cluster(),
+            Undo::Isolate { host } => {
+                if !self.healed {
+                    self.really(Kind::Isolate, host, 0);
+                }
+            }
             Undo::Flap { one, other, turns } => {
                 if !self.healed {
                     self.flap(one, other, turns);

@@ -112,7 +112,7 @@ fn work(options: &Options, began: Instant, next: &AtomicU64, stop: &AtomicBool, 
         let started = busy();
         let mut outcome = run(seed, options.trace);
         let mut twice = 0;
-        if seed % TWICE == 0 && outcome.violation.is_none() {
+        if seed.is_multiple_of(TWICE) && outcome.violation.is_none() {
             twice = 1;
             let again = run(seed, false);
             if again.hash != outcome.hash {

@@ -84,7 +84,7 @@ impl World {
         }
         let who = Who::Node { host: to, life: self.hosts[to].life };
         for copy in 0..copies {
-            let what = Message::Peer(message.clone());
+            let what = Message::Peer(Box::new(message.clone()));
             self.queue.push(at + copy * 900, Happening::To { who, what });
         }
     }

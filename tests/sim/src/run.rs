@@ -205,10 +205,9 @@ impl World {
             Ask::Heartbeat(node) if reachable => {
                 let host = self.hosts.iter().position(|host| host.me.node == node);
                 let item = host.and_then(|host| self.store.heartbeats[host].clone());
-                let sighting = item.map(|(seq, heartbeat)| Sighting {
-                    seq,
-                    heartbeat: lease::heartbeat::Heartbeat::clone(&heartbeat),
-                    advanced: None,
+                let sighting = item.map(|(seq, heartbeat)| {
+                    let heartbeat = lease::heartbeat::Heartbeat::clone(&heartbeat);
+                    Box::new(Sighting { seq, heartbeat, advanced: None })
                 });
                 reply(quick, Answer::Heartbeat(Ok(sighting)));
             }

@@ -42,6 +42,7 @@ pub struct Store {
     pub backup: Option<Arc<Row>>,
     /// The row, while another or none stands in its place.
     pub away: Option<Arc<Row>>,
+    pub away_since: Us,
     /// One for each node, and the last one for the functions.
     pub paths: Vec<Path>,
     writes: BTreeMap<u64, RowWrite>,
@@ -91,7 +92,7 @@ pub enum Tried {
 /// A request on its way to the table, or what the client learns of it.
 #[derive(Clone, Debug)]
 pub enum AtTable {
-    Write { id: u64, who: Who, tries: u32, write: Arc<Write>, back: Option<Us> },
+    Write { id: u64, who: Who, tries: u32, write: Arc<Write>, sent: Us, back: Option<Us> },
     Read { who: Who, want: Want, back: Option<Us> },
     Heartbeat { host: usize, seq: u64, heartbeat: Arc<Heartbeat> },
 }
@@ -170,12 +171,12 @@ impl World {
                 self.queue.push(now + after, Happening::To { who, what });
             }
             Fate::Answered { there, back } => {
-                let at = AtTable::Write { id, who, tries, write, back: Some(back) };
+                let at = AtTable::Write { id, who, tries, write, sent: now, back: Some(back) };
                 self.queue.push(now + there, Happening::AtTable(at));
             }
             Fate::AnswerLost { there } => {
                 self.counts.answers_lost += 1;
-                let at = AtTable::Write { id, who, tries, write, back: None };
+                let at = AtTable::Write { id, who, tries, write, sent: now, back: None };
                 self.queue.push_late(now + there, Happening::AtTable(at));
             }
         }
@@ -198,7 +199,11 @@ impl World {
 
     pub(crate) fn at_table(&mut self, what: AtTable) {
         match what {
-            AtTable::Write { id, who, tries, write, back } => {
+            AtTable::Write { id, who, tries, write, sent, back } => {
+                // Restoring a table takes minutes: no request of before is still on its way.
+                if self.store.away.is_some() && sent < self.store.away_since {
+                    return;
+                }
                 let result = self.apply(&write, who);
                 if let Some(back) = back {
                     let what = Message::RowTried { id, tries, result };

@@ -133,12 +133,12 @@ fn i3_sees_a_member_that_lacks_an_acknowledged_write() {
 
 #[test]
 fn i4_sees_an_old_epoch_s_late_write() {
-    let activated = BTreeMap::from([(1, 10), (2, 500)]);
-    assert_eq!(i4(1, 499, &activated), None, "submitted before");
-    assert_eq!(i4(1, 500, &activated), Some(2));
-    assert_eq!(i4(2, 900, &activated), None);
+    let begun = BTreeMap::from([(1, 10), (2, 500)]);
+    assert_eq!(i4(1, 499, &begun), None, "submitted before");
+    assert_eq!(i4(1, 500, &begun), Some(2));
+    assert_eq!(i4(2, 900, &begun), None);
     let mut world = serving();
-    world.god.set_activated(9, 0);
+    world.god.set_begun(9, 0);
     let last = world.history.last(0);
     let now = world.now;
     world.acknowledged(0, 0, last, now);

@@ -31,6 +31,8 @@ pub enum Kind {
     TableSlow,
     /// One node from its peers and from the table.
     Isolate,
+    /// One node's way to the table becomes slow, and soon after it is cut from all.
+    FailSlowly,
     /// SIGKILL of the daemon; the workload lives on.
     KillDaemon,
     /// The operating system crashes and boots.
@@ -90,7 +92,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::CutOneWay,
         Self::CutLink,
         Self::CutNode,
@@ -102,6 +104,7 @@ impl Kind {
         Self::TableThrottled,
         Self::TableSlow,
         Self::Isolate,
+        Self::FailSlowly,
         Self::KillDaemon,
         Self::Crash,
         Self::StopInstance,
@@ -146,6 +149,7 @@ impl Kind {
             Self::TableThrottled => "table throttled",
             Self::TableSlow => "table slow",
             Self::Isolate => "node cut from all",
+            Self::FailSlowly => "node slow, then cut from all",
             Self::KillDaemon => "daemon killed",
             Self::Crash => "machine crashed",
             Self::StopInstance => "instance stopped",
@@ -181,7 +185,7 @@ impl Kind {
     fn weight(self) -> u64 {
         match self {
             Self::Isolate => 6,
-            Self::Crash => 4,
+            Self::Crash | Self::FailSlowly => 4,
             Self::Switchover | Self::KillDaemon | Self::Pause | Self::StopInstance | Self::CrashAtEffect => 3,
             Self::CutLink
             | Self::TableSlow
@@ -246,6 +250,8 @@ pub struct Weather {
     pub stop_us: Us,
     /// Clocks off their rate by up to ρ from the start.
     pub drift: bool,
+    /// Then the first node's clocks are fast, and not slow.
+    pub first_is_fast: bool,
 }
 
 impl Weather {
@@ -291,6 +297,7 @@ impl Weather {
             start_us: dice.skewed(20_000, 1_500_000),
             stop_us: dice.skewed(10_000, 1_500_000),
             drift: dice.below(3) != 0,
+            first_is_fast: dice.below(2) == 0,
         };
         if dice.below(STORIES) == 0 { Self::told(Story::of(dice), &all) } else { all }
     }
@@ -330,6 +337,7 @@ impl Weather {
             start_us: 60_000,
             stop_us: 30_000,
             drift: false,
+            first_is_fast: false,
         }
     }
 

@@ -38,8 +38,8 @@ pub enum Who {
 /// What a process is told. It waits while the process stands still.
 #[derive(Clone, Debug)]
 pub enum Message {
-    Event(Event),
-    Peer(PeerMessage),
+    Event(Box<Event>),
+    Peer(Box<PeerMessage>),
     LinkLost {
         peer: usize,
     },
@@ -198,7 +198,7 @@ impl World {
             weather,
         };
         for host in 0..hosts {
-            let (boot, raw) = world.rates();
+            let (boot, raw) = world.rates(host);
             let replica = Replica {
                 incarnation: u32::try_from(host).unwrap_or(0) + 1,
                 promised: 0,
@@ -315,7 +315,7 @@ impl World {
                 if here.is_frozen() {
                     self.miss(host, what);
                 } else {
-                    self.to_node(host, what);
+                    self.node_told(host, what);
                 }
             }
             Who::Run { run } => {
@@ -324,15 +324,15 @@ impl World {
                     let until = running.frozen_until;
                     self.queue.push_late(until, Happening::To { who, what });
                 } else {
-                    self.to_run(run, what);
+                    self.run_told(run, what);
                 }
             }
         }
     }
 
-    fn to_node(&mut self, host: usize, what: Message) {
+    fn node_told(&mut self, host: usize, what: Message) {
         match what {
-            Message::Event(event) => self.step(host, event),
+            Message::Event(event) => self.step(host, *event),
             Message::Peer(message) => match message.event() {
                 Ok(event) => self.step(host, event),
                 Err((from, message)) => self.data_message(host, from, message),
@@ -362,7 +362,7 @@ impl World {
         }
     }
 
-    fn to_run(&mut self, run: u64, what: Message) {
+    fn run_told(&mut self, run: u64, what: Message) {
         match what {
             Message::RowTried { id, tries, result } => self.row_tried(id, tries, result),
             Message::RowLimit { id, tries } => self.row_limit(id, tries),

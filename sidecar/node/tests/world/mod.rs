@@ -180,33 +180,33 @@ impl World {
 
     /// Starts the node's daemon; whatever ran before is gone but for the workload.
     pub fn boot(&mut self, name: &'static str) {
-        let members = self
-            .hosts
-            .keys()
-            .map(|name| Member {
-                name: node(name),
-                instance: InstanceId::new(format!("i-{name}")).expect("valid"),
-                priority: 1,
-            })
-            .collect();
-        let me = self.holder(name);
         let now = self.moment(name);
-        let policy = self.policy.clone();
         let host = self.hosts.get_mut(name).expect("a known node");
         host.starts += 1;
         host.stopped = false;
         host.missed.clear();
+        let starts = host.starts;
+        let node = self.machine(name, now);
+        self.hosts.get_mut(name).expect("a known node").node = Some(node);
+        self.push(0, What::Event(name, starts, Event::Tick));
+    }
+
+    /// The machine of a new process of this node, to be run by a test itself.
+    pub fn machine(&self, name: &'static str, now: Moment) -> Node {
+        let member = |name: &&'static str| Member {
+            name: node(name),
+            instance: InstanceId::new(format!("i-{name}")).expect("valid"),
+            priority: 1,
+        };
         let setup = Setup {
             cluster: ClusterId::new("web").expect("valid"),
-            me,
-            members,
-            policy,
+            me: self.holder(name),
+            members: self.hosts.keys().map(member).collect(),
+            policy: self.policy.clone(),
             volumes: self.volumes,
-            nonce_prefix: format!("{name}-{}", host.starts),
+            nonce_prefix: format!("{name}-{}", self.hosts[name].starts),
         };
-        host.node = Some(Node::new(setup, now));
-        let starts = host.starts;
-        self.push(0, What::Event(name, starts, Event::Tick));
+        Node::new(setup, now)
     }
 
     /// SIGKILL of the daemon; the workload goes on, the kernel ends the address.
