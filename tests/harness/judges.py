@@ -46,6 +46,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 SENT_SHARE = 0.8  # of the requests that a prober's beat promises, at least this much was sent: a busy machine misses some
+SENT_SLACK = 2  # requests, for a story of a few beats
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def assert_probed(probers: Iterable[Probed], seconds: float) -> None:
         due = seconds / one.every_s
         if not one.alive:
             problems.append(f"{one.name} has died")
-        elif one.sent < SENT_SHARE * due:
+        elif one.sent < SENT_SHARE * due - SENT_SLACK:
             problems.append(f"{one.name} sent {one.sent} requests of {due:.0f} in {seconds:.1f} s")
     assert not problems, "the story was not watched: " + "; ".join(problems)
 

@@ -16,11 +16,12 @@ STEADY = Probed("client", True, 190, 0.05)
 
 def test_probers_that_asked_all_the_time_pass():
     assert_probed([STEADY, Probed("pinned-a", True, 161, 0.05)], 10.0)
+    assert_probed([Probed("client", True, 1, 0.05)], 0.1)
 
 
 @pytest.mark.parametrize(
     ("prober", "told"),
-    [(Probed("pinned-a", False, 200, 0.05), "pinned-a has died"), (Probed("pinned-b", True, 159, 0.05), "pinned-b sent 159 requests of 200"),
+    [(Probed("pinned-a", False, 200, 0.05), "pinned-a has died"), (Probed("pinned-b", True, 157, 0.05), "pinned-b sent 157 requests of 200"),
      (Probed("pinned-b", True, 0, 0.05), "pinned-b sent 0 requests of 200")],
     ids=["dead", "too few", "silent"],
 )  # fmt: skip
