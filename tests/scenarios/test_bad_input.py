@@ -1,12 +1,30 @@
-"""Bad input: an unknown cluster or action, a malformed request or event, a configuration that cannot work. One clear error,
-and nothing is changed: not the row, not a route, not the configuration."""
+"""Bad input: an unknown cluster or action, a malformed request or event, a configuration that cannot work, a lease row that
+this program cannot read. One clear error, and nothing is changed: not the row, not a route, not the configuration."""
 
 import dataclasses
 import json
+import time
 
 import pytest
 
 from harness.deployment import ClusterSpec, Deployment, DeploymentError
+
+from .conftest import TTL_S
+
+MOVING = ("rev", "beat", "nonce")  # what each renewal changes
+
+
+def _item(scene, name):
+    return scene.cloud.client("dynamodb").get_item(
+        TableName=scene.cluster.deployment, Key={"cluster": {"S": scene.cluster.name}, "item": {"S": name}}, ConsistentRead=True)["Item"]  # fmt: skip
+
+
+def _as_it_stands(scene):
+    """The cluster's configuration, its row but for what renewals change, and all route tables."""
+    row = {name: value for name, value in _item(scene, "lease").items() if name not in MOVING}
+    tables = scene.cloud.client("ec2").describe_route_tables()["RouteTables"]
+    assert tables and row and _item(scene, "config")["config"]["S"]
+    return {"config": _item(scene, "config"), "row": row, "tables": sorted(tables, key=lambda one: one["RouteTableId"])}
 
 
 def _changes(scene):
@@ -44,11 +62,54 @@ def test_a_request_that_cannot_be_understood(scene, payload, named):
     ids=["a virtual IP inside the VPC's range", "no route and none to be made"],
 )
 def test_a_configuration_that_cannot_work_fails_the_deployment(scene, name, virtual_ip, reason):
+    before = _as_it_stands(scene)
     network = dataclasses.replace(scene.network, virtual_ip=virtual_ip)
     deployment = Deployment(scene.cloud, f"leasehold-{name}", [ClusterSpec(name, network)])
     with pytest.raises(DeploymentError) as refused:
         deployment.deploy()
     assert virtual_ip in str(refused.value) and reason in str(refused.value), str(refused.value)
+    assert _as_it_stands(scene) == before, "the cluster that was there was touched"
+    assert _changes(scene) == []
     tables = scene.cloud.client("dynamodb").list_tables()["TableNames"]
     if deployment.name in tables:
         assert scene.cloud.client("dynamodb").scan(TableName=deployment.name)["Items"] == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "told"),
+    [("v", {"N": "99"}, "has layout version 99, this program knows 1 at most"), ("ttl_ms", {"S": "soon"}, 'attribute ttl_ms: expected a whole number, 0 or more, found "soon"')],
+    ids=["written by a newer program", "malformed"],
+)  # fmt: skip
+def test_a_row_that_cannot_be_read_is_left_alone(scene, attribute, value, told):
+    """Nobody takes over, nobody rewrites it, and the holder may serve on only as during an outage of the table: by its peer's promises."""
+    scene.expect_in_logs("lease runs out", also=(rf"^sidecar::core: (cannot read the lease row|the lease row was not written): item lease of {scene.cluster.name}[ ,].*",))
+    good = _item(scene, "lease")[attribute]
+    # A new version, as every writer makes one.
+    _write(scene, {attribute: value, "nonce": {"S": "by-hand-1"}})
+    foreign = _item(scene, "lease")
+    answer = scene.cluster.invoke("status")
+    assert answer["error"]["code"] == "unusable" and told in answer["error"]["message"], answer
+    refused = scene.cluster.invoke("switchover", to=scene.standby)
+    assert told in refused["error"]["message"], refused
+    time.sleep(TTL_S)
+    scene.cloud.cut(scene.active, scene.standby)
+    cut = time.monotonic()
+    time.sleep(2 * TTL_S)
+    late = [one for node in scene.network.nodes for one in scene.clients.pinned[node].answers(cut + 1.5 * TTL_S) if one.ok]
+    assert late == [], f"{late[0].answered_by} served without a lease or a promise"
+    assert _item(scene, "lease") == foreign, "the row was rewritten by a program that cannot read it"
+    for node, log in scene.logs().items():
+        assert told in log, f"{node} does not say why it cannot go on:\n{log[-2000:]}"
+    assert _changes(scene) == []
+    scene.cloud.heal()
+    _write(scene, {attribute: good, "nonce": {"S": "by-hand-2"}})
+    scene.whole_again(limit_s=75)
+
+
+def _write(scene, attributes):
+    scene.cloud.client("dynamodb").update_item(
+        TableName=scene.cluster.deployment, Key={"cluster": {"S": scene.cluster.name}, "item": {"S": "lease"}},
+        UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in attributes) + " ADD #rev :one",
+        ExpressionAttributeNames={f"#{name}": name for name in (*attributes, "rev")},
+        ExpressionAttributeValues={f":{name}": value for name, value in attributes.items()} | {":one": {"N": "1"}},
+    )  # fmt: skip
