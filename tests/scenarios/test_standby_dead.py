@@ -27,6 +27,11 @@ def test_a_standby_out_of_sync_does_not_take_over(scene):
     scene.cluster.power_cut(scene.active)
     time.sleep(4 * TTL_S)
     assert scene.cluster.status().holder == scene.active
+    # An operator reads why nothing happens, and who is missing.
+    blocked = [event for event in scene.history() if event["kind"] == "Failover Blocked" and event["detail"]["rule"] == "R230"]
+    assert blocked, f"nobody told that the cluster waits for a person: {scene.history()}"
+    assert blocked[0]["detail"]["epoch"] == scene.epoch and blocked[0]["detail"]["why"], blocked
+    assert not {"R200", "R210"} & set(scene.rules()), scene.history()
     scene.cloud.heal()
     scene.cluster.power_back(scene.active)
     scene.cluster.wait_serving(scene.active, above_epoch=scene.epoch, limit_s=40)
