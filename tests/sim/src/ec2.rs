@@ -202,9 +202,10 @@ impl World {
         if self.ec2.now.routes[table] == to {
             return;
         }
-        self.ec2.now.routes[table] = to;
+        let from = std::mem::replace(&mut self.ec2.now.routes[table], to);
         self.ec2.remember(self.now);
         self.counts.routes += 1;
+        self.route_moved(table, from);
         self.trace.line(self.now, "ec2", || {
             format!("{} leads to {}{how}", table_id(table), to.map_or("nobody", |host| NAMES[host]))
         });

@@ -39,6 +39,10 @@ pub struct Run {
     cloud: Arc<RunCloud>,
     future: Pin<Box<dyn Future<Output = Value>>>,
     pub frozen_until: Us,
+    /// How many answers it has had, and which of them was the last one with the row, and with the routes.
+    answers: u64,
+    row_at: u64,
+    routes_at: u64,
 }
 
 impl std::fmt::Debug for Run {
@@ -117,7 +121,9 @@ impl World {
         let run = self.functions.count;
         self.counts.runs += 1;
         self.tell_run(run, || format!("{function:?} starts: {what}"));
-        self.functions.runs.insert(run, Run { function, what, cloud, future, frozen_until: 0 });
+        self.functions
+            .runs
+            .insert(run, Run { function, what, cloud, future, frozen_until: 0, answers: 0, row_at: 0, routes_at: 0 });
         self.queue.push(self.now + limit, Happening::RunLimit { run });
         self.poll(run);
     }
@@ -142,7 +148,13 @@ impl World {
 
     /// A call is answered; whoever stands still learns of it later (see `World::deliver`).
     pub(crate) fn answer(&mut self, run: u64, call: u32, answer: Answer) {
-        let Some(running) = self.functions.runs.get(&run) else { return };
+        let Some(running) = self.functions.runs.get_mut(&run) else { return };
+        running.answers += 1;
+        match &answer {
+            Answer::Row(Ok(_)) => running.row_at = running.answers,
+            Answer::RouteTables(Ok(_)) => running.routes_at = running.answers,
+            _ => {}
+        }
         running.cloud.answered(call, answer);
         self.poll(run);
     }
@@ -228,12 +240,22 @@ impl World {
                 self.queue
                     .push(quick, Happening::To { who, what: Message::Answer { call, answer: Answer::Done(Ok(())) } });
             }
+            Ask::Route { .. } => {
+                // I8: what takes time is done before the row is read that a change rests on.
+                let running = self.functions.runs.get(&run);
+                if running.is_some_and(|running| running.row_at < running.routes_at) {
+                    let what = format!(
+                        "function #{run} changes a route on a row that it read before it looked at the network"
+                    );
+                    self.broken("I8", what);
+                }
+                self.ask_ec2(run, call, ask);
+            }
             Ask::Instances
             | Ask::Interfaces
             | Ask::RouteTables(_)
             | Ask::Subnets
             | Ask::Vpcs
-            | Ask::Route { .. }
             | Ask::LetForward(_)
             | Ask::Stop(_) => self.ask_ec2(run, call, ask),
         }

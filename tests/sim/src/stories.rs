@@ -14,6 +14,8 @@ pub const BEGINS: Us = 15_000_000;
 const UNINTERRUPTED: Us = 1_000_000;
 /// From the fence to the first answer, beside all waits: cold starts, calls, descriptions, ticks, one lost race.
 const FUNCTIONS: Us = 3_500_000;
+/// From a late call to its correction by a function that is still there: its looks, and their calls.
+const PUT_RIGHT: Us = 4_000_000;
 /// A standby's last word that it hears the holder is doubted for a heartbeat's interval and a little more.
 const DOUBT: Us = 2_700_000;
 
@@ -35,9 +37,11 @@ pub enum Story {
     /// Pings arrive, answers do not, and the holder cannot reach the table.
     HolderUnheard,
     Switchover,
+    /// A call of an executor of old lands after the routes have been moved: it is put right within seconds, not by `watch`.
+    LateRoute,
 }
 
-const ALL: [Story; 15] = [
+const ALL: [Story; 16] = [
     Story::TableAwayForAll,
     Story::TableAwayForHolder,
     Story::TableAwayForStandby,
@@ -53,6 +57,7 @@ const ALL: [Story; 15] = [
     Story::HolderRestarts,
     Story::HolderUnheard,
     Story::Switchover,
+    Story::LateRoute,
 ];
 
 /// The longest times without service since the story began.
@@ -62,6 +67,7 @@ pub struct Gaps {
     pub acknowledged_at: Us,
     pub answered: Us,
     pub acknowledged: Us,
+    routes_moved: bool,
 }
 
 impl Gaps {
@@ -115,7 +121,7 @@ impl World {
                 let promises = slow(8 * policy.ping_ms.0 + policy.promise_ms.0);
                 (taken_over + promises, taken_over + promises)
             }
-            Story::Switchover => (going_on + start + stop, going_on + start + stop),
+            Story::Switchover | Story::LateRoute => (going_on + start + stop, going_on + start + stop),
         }
     }
 
@@ -161,7 +167,27 @@ impl World {
                 }
                 self.table_away(vec![holder], 2 * span);
             }
-            Story::Switchover => self.operate(Kind::Switchover, holder),
+            Story::Switchover | Story::LateRoute => self.operate(Kind::Switchover, holder),
+        }
+    }
+
+    /// A route has been changed; in one story that is when an old call lands.
+    pub(crate) fn route_moved(&mut self, table: usize, from: Option<usize>) {
+        let moved = self.gaps.answered_at > 0 && !self.gaps.routes_moved;
+        if self.weather.story == Some(Story::LateRoute) && moved && from.is_some() {
+            self.gaps.routes_moved = true;
+            // Before the second of the function's two looks.
+            let at = self.now + self.dice.between(300_000, 1_200_000);
+            self.queue.push(at, Happening::LateRoute { table, to: from });
+            self.queue.push(at + PUT_RIGHT, Happening::RouteJudged { table });
+        }
+    }
+
+    pub(crate) fn judge_route(&mut self, table: usize) {
+        let holder = self.store.row.as_ref().and_then(|row| row.holder.as_ref()).map(|one| self.host_of(&one.node));
+        if self.ec2.now.routes[table] != holder {
+            let what = format!("an old call has led table {} astray, and nobody has looked again", table + 1);
+            self.broken("I8", what);
         }
     }
 

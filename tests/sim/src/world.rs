@@ -100,6 +100,8 @@ pub enum Happening {
     RunLimit { run: u64 },
     Watch,
     Ec2 { change: Ec2Change, answer: Option<(u64, u32, Us)> },
+    LateRoute { table: usize, to: Option<usize> },
+    RouteJudged { table: usize },
     Client,
     Story,
     Fault,
@@ -297,6 +299,8 @@ impl World {
             }
             Happening::Ec2 { change, answer } => self.apply_ec2(change, answer),
             Happening::Client => self.client(),
+            Happening::LateRoute { table, to } => self.set_route(table, to, " (a late call)"),
+            Happening::RouteJudged { table } => self.judge_route(table),
             Happening::Story => self.tell_story(),
             Happening::Fault => self.fault(),
             Happening::Undo(undo) => self.undo(undo),
