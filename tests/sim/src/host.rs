@@ -244,7 +244,7 @@ impl World {
             return (1_000_000, 1_000_000);
         }
         // Mostly at the very ends of what is allowed, one node's against the other's: there the sums must still come out.
-        let slow = (host + usize::from(self.weather.first_is_fast)) % 2 == 0;
+        let slow = (host + usize::from(self.weather.first_is_fast)).is_multiple_of(2);
         match self.dice.below(8) {
             0 => (self.dice.between(900_000, 1_100_000), self.dice.between(900_000, 1_100_000)),
             1 if slow => (1_100_000, 1_100_000),
