@@ -200,7 +200,7 @@ impl Kind {
 }
 
 /// One seed in this many is a story.
-const STORIES: u64 = 12;
+const STORIES: u64 = 8;
 /// The leases that clusters are configured with.
 pub const TTLS: [u64; 5] = [3_000, 3_000, 3_000, 2_000, 5_000];
 /// The longest of them.
