@@ -1,0 +1,9 @@
+//! The volume: what serves a block device to a workload, and what keeps it.
+//!
+//! ```text
+//!   kernel nbd, qemu, WNBD ──▶ nbd ──▶ request::{Request, Done} ──▶ backing ──▶ a file or a block device
+//! ```
+//!
+//! [`request`] is the border: a front end knows nothing of what is behind it, and the other way round.
+
+pub mod request;
