@@ -6,4 +6,6 @@
 //!
 //! [`request`] is the border: a front end knows nothing of what is behind it, and the other way round.
 
+pub mod ids;
 pub mod request;
+pub mod wire;
