@@ -41,6 +41,9 @@ fn headline(status: &Value) -> String {
     let holder = text(status, "/beliefs/row/holder/node");
     let what = match role {
         "active" => format!("SERVING on {node} for {since}, epoch {epoch}"),
+        "standby" if row_problem(status).is_some() && !holder.is_empty() => {
+            format!("served by {holder}, epoch {epoch}, when the lease was last read; {node} is standby for {since}")
+        }
         "standby" if holder.is_empty() => format!("NOBODY SERVES; {node} is standby for {since}, epoch {epoch}"),
         "standby" => format!("served by {holder}, epoch {epoch}; {node} is standby for {since}"),
         "starting" => format!("{node} is starting for {since}: it has not read the lease yet"),
@@ -67,8 +70,8 @@ fn troubles(status: &Value) -> Vec<String> {
     if role == "fenced" {
         found.push(format!("{}; this machine must be rebooted", text(status, "/beliefs/why")));
     }
-    if status.pointer("/beliefs/unanswered_write").and_then(Value::as_bool) == Some(true) {
-        found.push("a write of the lease has no answer: DynamoDB cannot be reached, or not reliably".into());
+    if let Some(problem) = row_problem(status) {
+        found.push(format!("{problem}; until that is mended nobody can take over, and what the lease says may be old"));
     }
     if let Some(problem) = status.pointer("/address/problem").and_then(Value::as_str) {
         found.push(problem.into());
@@ -82,6 +85,11 @@ fn troubles(status: &Value) -> Vec<String> {
         }
     }
     found
+}
+
+/// Why the lease is only known as it was.
+fn row_problem(status: &Value) -> Option<&str> {
+    status.pointer("/beliefs/row_problem").and_then(Value::as_str)
 }
 
 fn rows(status: &Value) -> Vec<(String, String)> {
@@ -170,6 +178,13 @@ fn outlook(status: &Value) -> String {
         return "Paused: nothing is decided automatically. Resume with the failover function's action \"resume\"."
             .into();
     }
+    if row_problem(status).is_some() {
+        return if status.pointer("/holds").and_then(Value::as_bool) == Some(true) {
+            format!("If {node} died now: no automatic failover before the lease can be read and written again.")
+        } else {
+            format!("If the holder died now: no takeover by {node} before the lease can be read and written again.")
+        };
+    }
     let in_sync = in_sync(status);
     if status.pointer("/holds").and_then(Value::as_bool) == Some(true) {
         let others: Vec<&str> = in_sync.iter().map(String::as_str).filter(|name| *name != node).collect();
@@ -242,7 +257,7 @@ mod tests {
             "policy": {"wait_ms": 3667}, "role_for_ms": 3_790_000, "holds": true, "core_silent_ms": 10,
             "beliefs": {
                 "role": "active", "epoch": 8, "lease_left_ms": 2640, "authority": {"kind": "for", "left_ms": 2910},
-                "promises_left_ms": {"bbbb": 2910}, "unanswered_write": false,
+                "promises_left_ms": {"bbbb": 2910}, "unanswered_write": false, "row_problem": null,
                 "row": {"holder": {"node": "a", "incarnation": "aaaa"}, "in_sync": ["aaaa", "bbbb"]}
             },
             "peers": [{"node": "b", "incarnation": "bbbb", "address": "10.0.2.10:7400", "outgoing_up_ms": 65_000,
@@ -285,6 +300,20 @@ mod tests {
         assert!(screen.contains("!! NOT PROTECTED: no standby in sync for 00:04:10"), "{screen}");
         assert!(screen.contains("LINK DOWN"), "{screen}");
         assert!(screen.contains("If a died now: no automatic failover."), "{screen}");
+        assert!(!is_well(&status));
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_read_is_a_trouble_and_promises_no_takeover() {
+        let mut status = active();
+        status["node"] = json!("b");
+        status["holds"] = json!(false);
+        status["beliefs"]["role"] = json!("standby");
+        status["beliefs"]["row_problem"] = json!("cannot read the lease row: it has layout version 99");
+        let screen = render(&status);
+        assert!(screen.contains("served by a, epoch 8, when the lease was last read;"), "{screen}");
+        assert!(screen.contains("!! cannot read the lease row: it has layout version 99; until that is mended"), "{screen}");
+        assert!(screen.contains("If the holder died now: no takeover by b before"), "{screen}");
         assert!(!is_well(&status));
     }
 

@@ -92,6 +92,9 @@ def test_a_row_that_cannot_be_read_is_left_alone(scene, attribute, value, told):
     refused = scene.cluster.invoke("switchover", to=scene.standby)
     assert told in refused["error"]["message"], refused
     time.sleep(TTL_S)
+    for node, look in {node: _status_of(scene, node) for node in scene.network.nodes}.items():
+        assert look["status"] == 2 and told in look["stdout"].split("!!", 1)[1], f"{node}: {look['stdout']}"
+        assert "no takeover" in look["stdout"] or "no automatic failover" in look["stdout"], look["stdout"]
     scene.cloud.cut(scene.active, scene.standby)
     cut = time.monotonic()
     time.sleep(2 * TTL_S)
@@ -104,6 +107,10 @@ def test_a_row_that_cannot_be_read_is_left_alone(scene, attribute, value, told):
     scene.cloud.heal()
     _write(scene, {attribute: good, "nonce": {"S": "by-hand-2"}})
     scene.whole_again(limit_s=75)
+
+
+def _status_of(scene, node):
+    return scene.cluster.execute(node, str(BINARY), "status", "--socket", str(scene.cluster.files[node].admin_socket))
 
 
 def _write(scene, attributes):

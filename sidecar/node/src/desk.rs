@@ -47,6 +47,8 @@ pub(super) struct Desk {
     pub(super) failed_at: Option<Moment>,
     /// The last write that was certainly not made.
     pub(super) denied_at: Option<Moment>,
+    /// Why the row could not be read, or not be written, when that was last tried.
+    pub(super) problem: Option<String>,
     /// Something happened that makes a read due at once.
     pub(super) read_wanted: bool,
 }
@@ -61,6 +63,7 @@ impl Desk {
             read_at: None,
             failed_at: None,
             denied_at: None,
+            problem: None,
             read_wanted: true,
         }
     }

@@ -87,6 +87,8 @@ pub struct Node {
     desk: Desk,
     /// The data, as the replication core last told. Without volumes nobody asks.
     replica: Replica,
+    /// When its promise last rose: a row that was asked for before may well be older.
+    promised_at: Moment,
     /// The highest epoch that this node held, in this process or an earlier one: never resumed.
     past: Option<Epoch>,
     /// The version of the row that an earlier process may have accepted without this one's knowing.
@@ -114,6 +116,7 @@ impl Node {
             row: None,
             row_at: now,
             replica: Replica::default(),
+            promised_at: now,
             vigil: Vigil::started(now),
             past: None,
             claim: None,
@@ -135,7 +138,7 @@ impl Node {
             Event::RowUnreadable { problem } => {
                 self.desk.reading = None;
                 self.desk.failed_at = Some(now);
-                self.trouble(format!("cannot read the lease row: {problem}"));
+                self.row_trouble("cannot read the lease row", &problem);
             }
             Event::Written { ticket, outcome } => self.written(ticket, outcome, now),
             Event::Pinged { from, ping } => self.pinged(&from, &ping, now),
@@ -146,7 +149,12 @@ impl Node {
             Event::WorkloadDown => self.workload_down(now),
             Event::WorkloadStuck { problem } => self.halt(format!("the workload does not end: {problem}")),
             Event::ResourceFailed { epoch, resource, reason } => self.resource_failed(epoch, resource, reason, now),
-            Event::Replica(replica) => self.replica = replica,
+            Event::Replica(replica) => {
+                if replica.promised > self.replica.promised {
+                    self.promised_at = now;
+                }
+                self.replica = replica;
+            }
             Event::ShutDown => {
                 self.ending.get_or_insert(now);
             }
@@ -173,6 +181,7 @@ impl Node {
         self.desk.reading = None;
         self.desk.read_at = Some(asked);
         self.desk.failed_at = None;
+        self.desk.problem = None;
         match row {
             Some(row) => {
                 // A row of an earlier process's write that only now shows: what is pending is settled by it, if it can be.
@@ -185,7 +194,7 @@ impl Node {
                     // Reads are strongly consistent: what was asked for after the newer one was seen cannot be older.
                     self.gone_back(format!("its rev is {} again", row.rev));
                 } else {
-                    self.adopt(row, now);
+                    self.adopt(row, asked, now);
                 }
             }
             None if self.row.is_some() => self.lost_row(now),
@@ -204,7 +213,7 @@ impl Node {
             Outcome::Refused { found: None } => self.lost_row(now),
             // Certain of this try only: an earlier one that went unanswered may still land.
             Outcome::NotApplied { problem } if !pending.unanswered => {
-                self.trouble(format!("the lease row was not written: {problem}"));
+                self.row_trouble("the lease row was not written", &problem);
                 self.desk.denied_at = Some(now);
                 self.desk.read_wanted = true;
             }
@@ -213,13 +222,14 @@ impl Node {
                 pending.in_flight = false;
                 pending.idle_since = now;
                 self.desk.pending = Some(pending);
-                self.trouble(format!("no answer to a write of the lease row: {problem}"));
+                self.row_trouble("no answer to a write of the lease row", &problem);
             }
         }
     }
 
     /// A write of this node is settled: applied, or never to be applied any more. `row` is the row as it is.
     fn settled(&mut self, change: Change, sent: Moment, applied: bool, row: Row, now: Moment) {
+        self.desk.problem = None;
         if !applied {
             let older = self.row.as_ref().is_some_and(|known| row.rev < known.rev);
             if older {
@@ -229,7 +239,7 @@ impl Node {
             } else if let Role::Holding(tenure) = &mut self.role {
                 tenure.beat_due = true;
             }
-            self.adopt(row, now);
+            self.adopt(row, sent, now);
             return;
         }
         match change {
@@ -265,8 +275,8 @@ impl Node {
         }
     }
 
-    /// A row that this node did not write.
-    fn adopt(&mut self, row: Row, now: Moment) {
+    /// A row that this node did not write. It was asked for at `asked`, and shows the table at some time since.
+    fn adopt(&mut self, row: Row, asked: Moment, now: Moment) {
         if let Some(known) = &self.row {
             if known.lineage != row.lineage {
                 let why = format!("its lineage changed from {} to {}", known.lineage, row.lineage);
@@ -283,6 +293,11 @@ impl Node {
             }
         }
         if self.setup.volumes && row.epoch < self.replica.promised {
+            if asked.monotonic_raw_us < self.promised_at.monotonic_raw_us {
+                // This answer was overtaken by the new holder's first word to the data, or the row went back: a new read tells which.
+                self.desk.read_wanted = true;
+                return;
+            }
             let why = format!("it is at epoch {}, this node's data at {}", row.epoch, self.replica.promised);
             self.gone_back(why);
             return;
@@ -550,6 +565,13 @@ impl Node {
 
     fn emit(&mut self, event: events::Event) {
         self.out.push(Effect::Emit(event));
+    }
+
+    /// What the row says may be old from here on, until it is read or written again.
+    fn row_trouble(&mut self, what: &str, problem: &str) {
+        let told = format!("{what}: {problem}");
+        self.desk.problem = Some(told.clone());
+        self.trouble(told);
     }
 
     fn trouble(&mut self, what: String) {

@@ -36,6 +36,8 @@ pub struct View {
     pub workload: Option<&'static str>,
     /// A write of the row whose outcome is unknown.
     pub unanswered_write: bool,
+    /// Why the row is only known as it was: it could not be read, or not be written, when that was last tried.
+    pub row_problem: Option<String>,
     /// Why a node is demoting or fenced.
     pub why: Option<String>,
 }
@@ -90,6 +92,7 @@ impl Node {
                 Workload::Stopping => "stopping",
             }),
             unanswered_write: self.desk.pending.as_ref().is_some_and(|pending| pending.unanswered),
+            row_problem: self.desk.problem.clone(),
             why: match &self.role {
                 Role::Demoting { why, .. } | Role::Halted { why } => Some(why.clone()),
                 Role::Holding(tenure) => match &tenure.phase {
