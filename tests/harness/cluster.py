@@ -70,6 +70,12 @@ class Cluster:
         for node in self.network.nodes:
             self.cloud.plane("PUT", f"machines/{self._id(node)}/boot", {"programs": [self._program(node)], "start": start})
 
+    def set_environment(self, node: str, **variables: str) -> None:
+        """What the node's daemon finds in its environment from its next start on, besides what all find there."""
+        program = self._program(node)
+        program["env"] |= variables
+        self.cloud.plane("PUT", f"machines/{self._id(node)}/boot", {"programs": [program]})
+
     def start(self, *nodes: str) -> None:
         for node in nodes or self.network.nodes:
             self.cloud.plane("POST", f"machines/{self._id(node)}/programs/{PROGRAM}/start")
