@@ -59,6 +59,10 @@ class Probed:
     every_s: float
 
 
+class NotWatched(AssertionError):
+    """The probers asked too seldom: nothing can be said of what they did not see."""
+
+
 def assert_probed(probers: Iterable[Probed], seconds: float) -> None:
     """Every prober lives and has asked all the time: who did not ask has seen nothing, least of all that nobody answered."""
     problems = []
@@ -68,7 +72,8 @@ def assert_probed(probers: Iterable[Probed], seconds: float) -> None:
             problems.append(f"{one.name} has died")
         elif one.sent < SENT_SHARE * due - SENT_SLACK:
             problems.append(f"{one.name} sent {one.sent} requests of {due:.0f} in {seconds:.1f} s")
-    assert not problems, "the story was not watched: " + "; ".join(problems)
+    if problems:
+        raise NotWatched("the story was not watched: " + "; ".join(problems))
 
 
 @dataclass(frozen=True)
