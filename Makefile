@@ -75,7 +75,7 @@ SEED ?= 1
 sim: ## The shipping machines and functions in simulated clusters, SEEDS of them from SEED on (SEEDS=1 shows its trace)
 	@cargo run --release --quiet -p sim -- --seeds $(SEEDS) --seed $(SEED) $(if $(filter 1,$(SEEDS)),--trace)
 
-SIM_LONG_SEEDS ?= 250000
+SIM_LONG_SEEDS ?= 380000
 sim-long: ## A simulated year and more: SIM_LONG_SEEDS seeds
 	@cargo run --release --quiet -p sim -- --seeds $(SIM_LONG_SEEDS) --seed 1000000
 

@@ -4,6 +4,9 @@ use models::report::{figures, model_lines, mutant_line, trace_lines};
 use models::runner::{Report, Size, hunt_all, stopwatch};
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const HELP: &str = "\
 models [--only a1|a2|a3] [--mutant NAME] [--traces] [--big]
 
