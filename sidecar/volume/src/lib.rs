@@ -6,6 +6,10 @@
 //!
 //! [`request`] is the border: a front end knows nothing of what is behind it, and the other way round.
 
+pub mod backing;
+pub mod buffer;
 pub mod ids;
+pub mod nbd;
 pub mod request;
+pub mod serve;
 pub mod wire;

@@ -1,0 +1,154 @@
+//! `leasehold volume serve`: one backing, served by NBD, without replication.
+
+use crate::backing::disk::Options;
+use crate::backing::{Backing, Engine, StartError};
+use crate::buffer::Pool;
+use crate::nbd::MEMORY_MAX_BYTES;
+use crate::nbd::connection::Farewell;
+use crate::nbd::listen::{ListenError, Listener, Place};
+use crate::nbd::server::{self, Config};
+use crate::nbd::tls::{self, TlsError};
+use crate::request::Volume as _;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Event loops, at most: the kernel's client opens four connections.
+const THREADS_MAX: usize = 4;
+
+/// Serve a file or block device by NBD, until SIGTERM or SIGINT
+#[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("place").required(true).multiple(true))]
+pub struct Args {
+    /// The file or block device that holds the data
+    #[arg(long, value_name = "FILE")]
+    pub backing: PathBuf,
+    /// Listen on a UNIX socket, which only this user (and root) can open
+    #[arg(long, value_name = "PATH", group = "place")]
+    pub socket: Option<PathBuf>,
+    /// Listen on TCP; beyond this machine, with TLS
+    #[arg(long, value_name = "HOST:PORT", group = "place")]
+    pub listen_nbd: Option<String>,
+    /// The server's certificate (PEM); with it, clients must use TLS, on the UNIX socket too
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Clients must show a certificate of this authority (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
+    /// Serve without TLS to other machines: anybody who reaches the port can read and write everything
+    #[arg(long, conflicts_with = "tls_cert")]
+    pub insecure: bool,
+    /// Refuse everything that changes data
+    #[arg(long)]
+    pub read_only: bool,
+    /// How to read and write; without it, io_uring where the kernel allows it
+    #[arg(long)]
+    pub engine: Option<Engine>,
+    /// Go through the page cache, where the file system has no O_DIRECT
+    #[arg(long)]
+    pub buffered: bool,
+    /// The export's name; clients that name none are served too
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub export: String,
+    /// Connections at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub connections: u16,
+    /// How to part from clients on SIGTERM
+    #[arg(long, value_enum, default_value_t = Farewell::Refuse)]
+    pub farewell: Farewell,
+}
+
+/// Why a volume is not served. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("--listen-nbd {given}: {why}; give an address and a port, as in 127.0.0.1:10809")]
+    Address { given: String, why: String },
+    #[error(
+        "--listen-nbd {address} can be reached by other machines: give --tls-cert and --tls-key, or say --insecure"
+    )]
+    Insecure { address: SocketAddr },
+    #[error("--export: a name has at most 4096 bytes and no NUL")]
+    Name,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Backing(#[from] StartError),
+    #[error("the server failed: {0}")]
+    Server(#[from] io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT. Prints one line for each place once clients can connect there. When this returns, every
+/// request that was accepted has been answered or its client is gone.
+///
+/// # Errors
+/// Where something asked for cannot be had; nothing has been served then.
+pub async fn run(args: Args) -> Result<(), ServeError> {
+    if args.export.len() > 4096 || args.export.contains('\0') {
+        return Err(ServeError::Name);
+    }
+    let mut places: Vec<Place> = args.socket.clone().map(Place::Unix).into_iter().collect();
+    if let Some(given) = &args.listen_nbd {
+        let address = resolve(given)?;
+        if args.tls_cert.is_none() && !args.insecure && !address.ip().is_loopback() {
+            return Err(ServeError::Insecure { address });
+        }
+        places.push(Place::Tcp(address));
+    }
+    let tls = match (args.tls_cert, args.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(tls::load(&tls::Files { certificate, key, client_authority: args.tls_ca })?)
+        }
+        _ => None,
+    };
+    let pool = Pool::default();
+    let options = Options { path: args.backing.clone(), read_only: args.read_only, buffered: args.buffered };
+    let backing = Backing::open(&options, args.engine, pool.clone())?;
+    // Before clients can connect: what comes from now on is not missed.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let listeners = places.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+    let geometry = backing.geometry();
+    for listener in &listeners {
+        println!(
+            "serving {} ({} bytes, {}) at {}",
+            args.backing.display(),
+            geometry.size_bytes,
+            match backing.engine() {
+                Engine::Uring => "io_uring",
+                Engine::Threads => "threads",
+            },
+            listener.place(),
+        );
+    }
+    let config = Config {
+        volume: Arc::new(backing),
+        name: args.export,
+        description: format!("leasehold volume {}", args.backing.display()),
+        tls,
+        pool,
+        threads: std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
+        connections_max: usize::from(args.connections),
+        memory_bytes: MEMORY_MAX_BYTES,
+        farewell: args.farewell,
+    };
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server::serve(config, listeners, stop).await?;
+    Ok(())
+}
+
+fn resolve(given: &str) -> Result<SocketAddr, ServeError> {
+    let bad = |why: String| ServeError::Address { given: given.to_owned(), why };
+    let mut found = given.to_socket_addrs().map_err(|error| bad(error.to_string()))?;
+    found.next().ok_or_else(|| bad("no address has this name".to_owned()))
+}
