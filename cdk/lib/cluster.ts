@@ -17,8 +17,9 @@ export interface ClusterProps {
  * One cluster: its nodes' access and its config item.
  *
  * The config item is written by the configure function on CloudFormation's request, so that it passes the same checks
- * as the functions that read it, against the real network. What they refuse (an address inside the VPC's own range,
- * timers that contradict each other) fails the deployment with the reason, and CloudFormation restores the old config.
+ * as the functions that read it, against the real network. What they refuse (an address inside the VPC's own range, a
+ * listed route table without the route, a route in a table that is not listed, timers that contradict each other) fails
+ * the deployment with the reason, and CloudFormation restores the old config.
  * Deleting this resource deletes the config item; the lease row stays, with its epoch, so that a cluster that is set up
  * again under the same name can never reuse a fencing number.
  */
@@ -63,7 +64,12 @@ export function clusterConfig(settings: ClusterSettings): ClusterConfig {
   return {
     cluster: settings.name,
     nodes: settings.nodes.map(({ name, instance, priority }) => ({ name, instance, priority })),
-    virtual_ips: settings.virtualIps.map(({ address, vpc, createIn }) => ({ address, vpc, create_in: createIn })),
+    virtual_ips: settings.virtualIps.map(({ address, vpc, routeTables, createIn }) => ({
+      address,
+      vpc,
+      route_tables: routeTables,
+      create_in: createIn,
+    })),
     policy: settings.policy,
   };
 }

@@ -17,6 +17,8 @@ export interface ClusterConfig {
   readonly virtual_ips: readonly {
     readonly address: string;
     readonly vpc: string;
+    /** Every route table that may lead to it: each must, and no other may. */
+    readonly route_tables: readonly string[];
     /** Route tables in which a missing route is created; everywhere else only existing routes are changed. */
     readonly create_in: readonly string[];
   }[];

@@ -24,7 +24,12 @@ test('the config item\'s text is what the functions read: their keys and no othe
       { name: 'a', instance: 'i-0123456789abcdef0', priority: 1 },
       { name: 'b', instance: 'i-0123456789abcdef1', priority: 2 },
     ],
-    virtual_ips: [{ address: '10.99.0.10', vpc: 'vpc-0123456789abcdef0', create_in: ['rtb-0123456789abcdef0'] }],
+    virtual_ips: [{
+      address: '10.99.0.10',
+      vpc: 'vpc-0123456789abcdef0',
+      route_tables: ['rtb-0123456789abcdef0', 'rtb-0123456789abcdef1'],
+      create_in: ['rtb-0123456789abcdef0'],
+    }],
     policy: { ttl_ms: 3000 },
   });
   const known = contract.cluster_config;

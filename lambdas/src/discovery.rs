@@ -1,16 +1,20 @@
 //! Discovery: from the virtual IPs alone to a [`Topology`]. Only filtered, paginated describes.
 
 use crate::cloud::{Cloud, CloudError, Tables};
-use crate::topology::{InterfaceId, TableId, Target, Topology, VpcId};
+use crate::routing::listed;
+use crate::topology::{InterfaceId, RouteTable, TableId, Target, Topology, VpcId};
 use ipnet::IpNet;
 use lease::config::ClusterConfig;
 use lease::ids::InstanceId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most values that EC2 takes in one filter.
+const TABLES_PER_CALL: usize = 200;
 
 /// How much to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// What a failover may change: two or three calls, all at once.
+    /// What a failover may change: two or three calls at once, and one more for listed tables that do not carry the address.
     Failover,
     /// What a dry run tells of: every table and subnet of the VPCs, and where routes lead today.
     Whole,
@@ -37,16 +41,22 @@ pub async fn discover(cloud: &impl Cloud, config: &ClusterConfig, view: View) ->
                     .filter(|net| net.addr().is_ipv4() == v4)
                     .collect()
             };
-            let listed: BTreeSet<TableId> =
-                config.virtual_ips.iter().flat_map(|ip| ip.create_in.iter().cloned().map(TableId)).collect();
-            let (interfaces, v4, v6, listed) = futures::try_join!(
+            let (interfaces, v4, v6) = futures::try_join!(
                 cloud.interfaces_of(&instances),
                 tables(cloud, Tables::Carrying { vpcs: vpcs.clone(), destinations: family(true) }),
                 tables(cloud, Tables::Carrying { vpcs: vpcs.clone(), destinations: family(false) }),
-                tables(cloud, Tables::Listed(listed.into_iter().collect())),
             )?;
-            let tables = listed.into_iter().chain(v4).chain(v6).collect();
-            Ok(Topology { interfaces, tables, ..Topology::default() })
+            let carrying: BTreeMap<TableId, RouteTable> = v4.into_iter().chain(v6).collect();
+            // Only where something is amiss, or a route is to be made for the first time.
+            let unseen = config.virtual_ips.iter().flat_map(listed).filter(|table| !carrying.contains_key(table));
+            let unseen: Vec<TableId> = unseen.collect::<BTreeSet<_>>().into_iter().collect();
+            let described = unseen.chunks(TABLES_PER_CALL).map(|some| tables(cloud, Tables::Listed(some.to_vec())));
+            let described = futures::future::try_join_all(described).await?;
+            Ok(Topology {
+                interfaces,
+                tables: described.into_iter().flatten().chain(carrying).collect(),
+                ..Topology::default()
+            })
         }
         View::Whole => {
             let all = Tables::Of(vpcs.clone());
@@ -74,14 +84,11 @@ pub async fn discover(cloud: &impl Cloud, config: &ClusterConfig, view: View) ->
 }
 
 /// Asks for no tables where none are named: an empty filter would mean all.
-async fn tables(
-    cloud: &impl Cloud,
-    which: Tables,
-) -> Result<std::collections::BTreeMap<TableId, crate::topology::RouteTable>, CloudError> {
+async fn tables(cloud: &impl Cloud, which: Tables) -> Result<BTreeMap<TableId, RouteTable>, CloudError> {
     let empty = match &which {
         Tables::Carrying { destinations, .. } => destinations.is_empty(),
         Tables::Listed(ids) => ids.is_empty(),
         Tables::Of(vpcs) => vpcs.is_empty(),
     };
-    if empty { Ok(std::collections::BTreeMap::new()) } else { cloud.route_tables(&which).await }
+    if empty { Ok(BTreeMap::new()) } else { cloud.route_tables(&which).await }
 }

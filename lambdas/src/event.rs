@@ -88,7 +88,8 @@ fn of_ours(event: Event) -> Waking {
         | Event::FailoverNominated(_)
         | Event::FailoverCompleted(_)
         | Event::FailoverBlocked(_)
-        | Event::DriftCorrected(_)) => return Waking::Ignored { what: other.detail_type().into() },
+        | Event::DriftCorrected(_)
+        | Event::NetworkIncomplete(_)) => return Waking::Ignored { what: other.detail_type().into() },
     };
     Waking::Hint { cluster, hint }
 }

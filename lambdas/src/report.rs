@@ -3,12 +3,14 @@
 //! Nothing of it is needed for the next decision, so a failure to tell is logged and never stops an act.
 
 use crate::cloud::{Cloud, mark};
+use crate::converge::Network;
 use crate::decide::{Decision, Observation, inputs};
-use lease::events::{EVENT_VERSION, Event, Step, Timeline};
+use lease::events::{EVENT_VERSION, Event, NetworkIncomplete, Step, Timeline};
 use lease::ids::{Beat, ClusterId, Epoch, NodeId};
 use lease::rules::Rule;
 use lease::time::Millis;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 /// The steps of one run as they happen. Shared by what runs at the same time.
@@ -110,6 +112,47 @@ pub async fn is_told(cloud: &impl Cloud, cluster: &ClusterId, rule: Rule, epoch:
             && decision["inputs"]["row"]["epoch"] == json!(epoch)
             && decision["inputs"]["row"]["beat"] == json!(beat)
     })
+}
+
+/// How far back a remainder is looked for: it stands until a person puts it right, and `watch` finds it every minute.
+const REMAINDERS: usize = 50;
+
+/// Tells what is left of making the network match, once for each epoch and remainder. Whether it was told now.
+pub async fn tell_incomplete(
+    cloud: &impl Cloud,
+    cluster: &ClusterId,
+    network: &Network,
+    timeline: Option<Timeline>,
+) -> bool {
+    let Some(epoch) = network.epoch else { return false };
+    let told = |item: &Value| {
+        let texts =
+            |key: &str| -> Vec<String> { serde_json::from_value(item["detail"][key].clone()).unwrap_or_default() };
+        item["kind"] == "Network Incomplete"
+            && item["detail"]["epoch"] == json!(epoch)
+            && steps(&texts("failed")) == steps(&network.failed)
+            && texts("problems") == network.problems
+    };
+    let history = cloud.history(cluster, REMAINDERS).await.unwrap_or_default();
+    if history.iter().any(|(_, _, item)| told(item)) {
+        return false;
+    }
+    let event = Event::NetworkIncomplete(NetworkIncomplete {
+        v: EVENT_VERSION,
+        cluster: cluster.clone(),
+        epoch,
+        holder: network.holder.clone(),
+        failed: network.failed.clone(),
+        problems: network.problems.clone(),
+        timeline,
+    });
+    tell(cloud, event, None).await;
+    true
+}
+
+/// The steps themselves: AWS's words after them differ from one refusal to the next.
+fn steps(failed: &[String]) -> BTreeSet<String> {
+    failed.iter().map(|step| step.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ")).collect()
 }
 
 /// Whether the history knows that the move to `epoch` was completed.

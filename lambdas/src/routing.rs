@@ -42,15 +42,40 @@ pub enum Problem {
          Choose one outside, e.g. 10.99.0.10"
     )]
     InsideVpc { address: std::net::IpAddr, vpc: VpcId, range: IpNet },
+    /// `tables`: those listed in `route_tables`; none where the configuration, of an older deployment, lists none.
+    #[error("missing route: {}", missing_route(destination, vpc, tables))]
+    MissingRoute { destination: IpNet, vpc: VpcId, tables: Vec<TableId> },
     #[error(
-        "missing route: no route table of {vpc} has a route for {destination}, and none is listed in create_in. \
-         List the tables of the clients' subnets in create_in, or make the route once by hand"
+        "route not listed: {} of {vpc} routes {destination} and is not in route_tables, so the functions may not change \
+         it, and after a failover its clients would still be sent to the old node. List it in route_tables, or delete \
+         that route in it",
+        these(tables)
     )]
-    MissingRoute { destination: IpNet, vpc: VpcId },
-    #[error("route table {table}, listed in create_in for {destination}, does not exist in {vpc}")]
+    NotListed { destination: IpNet, vpc: VpcId, tables: Vec<TableId> },
+    #[error(
+        "route table {table}, listed for {destination}, does not exist in {vpc}: take it out of route_tables and create_in"
+    )]
     NoSuchTable { table: TableId, destination: IpNet, vpc: VpcId },
     #[error("instance {instance} has no network interface in {vpc}, where {destination} is routed")]
     NoInterface { instance: InstanceId, vpc: VpcId, destination: IpNet },
+}
+
+fn missing_route(destination: &IpNet, vpc: &VpcId, tables: &[TableId]) -> String {
+    if tables.is_empty() {
+        return format!(
+            "no route table of {vpc} has a route for {destination}, and none is listed in create_in. \
+             List the tables of the clients' subnets in create_in, or make the route once by hand"
+        );
+    }
+    format!(
+        "{} of {vpc} has no static route for {destination}, though listed in route_tables: its clients reach nobody. \
+         List it in create_in too, or make the route once by hand (aws ec2 create-route), or take it out of route_tables",
+        these(tables)
+    )
+}
+
+fn these(tables: &[TableId]) -> String {
+    tables.iter().map(|table| table.0.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// What must change, and what stands in the way. Problems concern single addresses: the others' changes stand.
@@ -66,40 +91,34 @@ pub fn plan(topology: &Topology, addresses: &[VirtualIp], active: &InstanceId) -
     let mut changes = BTreeSet::new();
     let mut problems = Vec::new();
     for address in addresses {
-        match changes_for(topology, address, active) {
-            Ok((found, more)) => {
-                changes.extend(found);
-                problems.extend(more);
+        let found = check(topology, address);
+        // A single address inside the VPC's range cannot be routed at all; what else is wrong concerns single tables.
+        if !found.iter().any(|problem| matches!(problem, Problem::InsideVpc { .. })) {
+            match changes_for(topology, address, active) {
+                Ok(found) => changes.extend(found),
+                Err(problem) => problems.push(problem),
             }
-            Err(problem) => problems.push(problem),
         }
+        problems.extend(found);
     }
     // The set's order puts `Forwarding` first: the destination is made ready before packets are sent there.
     Plan { changes: changes.into_iter().collect(), problems }
 }
 
-fn changes_for(
-    topology: &Topology,
-    address: &VirtualIp,
-    active: &InstanceId,
-) -> Result<(Vec<Change>, Vec<Problem>), Problem> {
+fn changes_for(topology: &Topology, address: &VirtualIp, active: &InstanceId) -> Result<Vec<Change>, Problem> {
     let vpc = VpcId(address.vpc.clone());
     let destination = IpNet::from(address.address);
-    check_address(topology, address)?;
     let (to, interface) = topology.interface_of(active, &vpc).ok_or_else(|| Problem::NoInterface {
         instance: active.clone(),
         vpc: vpc.clone(),
         destination,
     })?;
     let mut changes = Vec::new();
-    let mut problems = Vec::new();
     if interface.checked {
         changes.push(Change::Forwarding { interface: to.clone() });
     }
-    let mut routed = false;
-    for (id, table) in topology.tables.iter().filter(|(_, table)| table.vpc == vpc) {
+    for (id, table) in topology.tables.iter().filter(|(id, table)| table.vpc == vpc && may_change(address, id)) {
         let Some(route) = table.static_route(destination) else { continue };
-        routed = true;
         if route.target != Target::Interface(to.clone()) {
             changes.push(Change::Route {
                 table: id.clone(),
@@ -109,21 +128,25 @@ fn changes_for(
             });
         }
     }
-    for id in &address.create_in {
-        let id = TableId(id.clone());
-        match topology.tables.get(&id).filter(|table| table.vpc == vpc) {
-            None => problems.push(Problem::NoSuchTable { table: id, destination, vpc: vpc.clone() }),
-            Some(table) if table.static_route(destination).is_none() => {
-                routed = true;
-                changes.push(Change::Route { table: id, destination, from: None, to: to.clone() });
-            }
-            Some(_) => {}
+    for id in address.create_in.iter().cloned().map(TableId) {
+        let missing =
+            topology.tables.get(&id).is_some_and(|table| table.vpc == vpc && table.static_route(destination).is_none());
+        if missing {
+            changes.push(Change::Route { table: id, destination, from: None, to: to.clone() });
         }
     }
-    if !routed {
-        problems.push(Problem::MissingRoute { destination, vpc });
-    }
-    Ok((changes, problems))
+    Ok(changes)
+}
+
+/// The tables that the configuration lists for `address`; empty in one that an older deployment has written.
+#[must_use]
+pub fn listed(address: &VirtualIp) -> BTreeSet<TableId> {
+    address.route_tables.iter().chain(&address.create_in).cloned().map(TableId).collect()
+}
+
+/// Where no tables are listed, every one that carries the address is meant.
+fn may_change(address: &VirtualIp, table: &TableId) -> bool {
+    address.route_tables.is_empty() || listed(address).contains(table)
 }
 
 /// What can be said of `address` before any node is asked about: its place, its routes, its tables. All at once.
@@ -132,16 +155,26 @@ pub fn check(topology: &Topology, address: &VirtualIp) -> Vec<Problem> {
     let vpc = VpcId(address.vpc.clone());
     let destination = IpNet::from(address.address);
     let mut problems: Vec<Problem> = check_address(topology, address).err().into_iter().collect();
-    let in_vpc = |id: &TableId| topology.tables.get(id).is_some_and(|table| table.vpc == vpc);
-    for id in &address.create_in {
-        let table = TableId(id.clone());
-        if !in_vpc(&table) {
-            problems.push(Problem::NoSuchTable { table, destination, vpc: vpc.clone() });
+    let of_vpc = || topology.tables.iter().filter(|(_, table)| table.vpc == vpc);
+    let carries = |id: &TableId| topology.tables.get(id).is_some_and(|table| table.static_route(destination).is_some());
+    let (there, missing): (Vec<TableId>, Vec<TableId>) =
+        listed(address).into_iter().partition(|id| of_vpc().any(|(other, _)| other == id));
+    problems.extend(missing.into_iter().map(|table| Problem::NoSuchTable { table, destination, vpc: vpc.clone() }));
+    if address.route_tables.is_empty() {
+        if address.create_in.is_empty() && !of_vpc().any(|(id, _)| carries(id)) {
+            problems.push(Problem::MissingRoute { destination, vpc, tables: Vec::new() });
         }
+        return problems;
     }
-    let routed = topology.tables.values().any(|table| table.vpc == vpc && table.static_route(destination).is_some());
-    if !routed && address.create_in.is_empty() {
-        problems.push(Problem::MissingRoute { destination, vpc });
+    let routeless = |id: &TableId| !carries(id) && !address.create_in.contains(&id.0);
+    let tables: Vec<TableId> = there.into_iter().filter(routeless).collect();
+    if !tables.is_empty() {
+        problems.push(Problem::MissingRoute { destination, vpc: vpc.clone(), tables });
+    }
+    let strangers = of_vpc().map(|(id, _)| id).filter(|id| carries(id) && !may_change(address, id));
+    let tables: Vec<TableId> = strangers.cloned().collect();
+    if !tables.is_empty() {
+        problems.push(Problem::NotListed { destination, vpc, tables });
     }
     problems
 }

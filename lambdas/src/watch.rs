@@ -9,7 +9,7 @@ use crate::event::is_event;
 use crate::failover::{Ending, run, run_without};
 use crate::metrics::Measures;
 use crate::observe::{Trouble, heartbeats};
-use crate::report::{Story, record, tell};
+use crate::report::{Story, record, tell, tell_incomplete};
 use futures::future::join_all;
 use lease::change::Change;
 use lease::config::ClusterConfig;
@@ -236,9 +236,13 @@ async fn correct_drift(
     visit.measures.routes_corrected = u64::try_from(network.changed.len()).unwrap_or(u64::MAX);
     let left = network.failed.len() + network.problems.len();
     visit.measures.network_problems = u64::try_from(left).unwrap_or(u64::MAX);
-    if network.holder.is_some() {
+    if network.holder.is_some() && left > 0 {
+        // It stands until somebody puts it right: once in the log and on the bus, each minute in the metric.
+        let told_now = tell_incomplete(cloud, &config.cluster, &network, None).await;
         for problem in network.problems.iter().chain(&network.failed) {
-            tracing::warn!(cluster = %config.cluster, %problem, "the network does not match");
+            if told_now {
+                tracing::warn!(cluster = %config.cluster, %problem, "the network does not match");
+            }
             visit.did.push(problem.clone());
         }
     }

@@ -34,6 +34,10 @@ pub struct Member {
 pub struct VirtualIp {
     pub address: IpAddr,
     pub vpc: String,
+    /// Every route table that may lead to it, and the only ones that the functions have the right to change. Empty in an
+    /// item that an older deployment has written: then every table that carries the address is meant, and none can be
+    /// missed. Nodes have no use for it.
+    pub route_tables: Vec<String>,
     /// Route tables in which a missing route is made; elsewhere only routes that exist are changed.
     pub create_in: Vec<String>,
 }
@@ -98,8 +102,9 @@ fn virtual_ip(fields: &mut Fields<'_>) -> Option<VirtualIp> {
             .map(|rest| format!("vpc-{rest}"))
             .ok_or_else(|| "a VPC id looks like vpc-0123456789abcdef0".into())
     });
+    let route_tables = fields.optional("route_tables", texts).unwrap_or_default();
     let create_in = fields.optional("create_in", texts).unwrap_or_default();
-    Some(VirtualIp { address: address?, vpc: vpc?, create_in })
+    Some(VirtualIp { address: address?, vpc: vpc?, route_tables, create_in })
 }
 
 /// Whether a VPC route may lead to this one address at all.
@@ -168,6 +173,10 @@ mod tests {
         assert_eq!(config.nodes[1].priority, 100);
         assert_eq!(config.policy, Policy::for_ttl(Millis(5_000)));
         assert_eq!(config.virtual_ips[0].create_in, ["rtb-1"]);
+        assert!(config.virtual_ips[0].route_tables.is_empty(), "as an older deployment wrote it");
+        let listed = GOOD.replace(r#""create_in""#, r#""route_tables":["rtb-1","rtb-2"],"create_in""#);
+        let config = ClusterConfig::parse(&listed).expect("a good configuration");
+        assert_eq!(config.virtual_ips[0].route_tables, ["rtb-1", "rtb-2"]);
     }
 
     #[test]

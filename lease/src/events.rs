@@ -24,6 +24,7 @@ pub enum Event {
     FailoverCompleted(FailoverCompleted),
     FailoverBlocked(FailoverBlocked),
     DriftCorrected(DriftCorrected),
+    NetworkIncomplete(NetworkIncomplete),
 }
 
 /// A standby sees the row stand still. `peer_link`: whether it still hears the holder.
@@ -133,6 +134,22 @@ pub struct DriftCorrected {
     pub changes: Vec<String>,
 }
 
+/// The network does not match the holder, and this much is left: to the next run, or to a person. Told once for each epoch
+/// and remainder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkIncomplete {
+    pub v: u64,
+    pub cluster: ClusterId,
+    pub epoch: Epoch,
+    pub holder: Option<NodeId>,
+    /// Steps that were not applied, each with why.
+    pub failed: Vec<String>,
+    /// What no step can put right, each with what to do.
+    pub problems: Vec<String>,
+    /// Of the failover that left it so; none where `watch` has found it.
+    pub timeline: Option<Timeline>,
+}
+
 /// One failover or switchover, as the function that drove it saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
@@ -224,4 +241,5 @@ kinds! {
     FailoverCompleted = "Failover Completed",
     FailoverBlocked = "Failover Blocked",
     DriftCorrected = "Drift Corrected",
+    NetworkIncomplete = "Network Incomplete",
 }

@@ -42,13 +42,14 @@ fn every_kind_of_event_has_a_golden_one() {
             Event::FailoverCompleted(_) => 7,
             Event::FailoverBlocked(_) => 8,
             Event::DriftCorrected(_) => 9,
+            Event::NetworkIncomplete(_) => 10,
         }
     }
-    let mut seen = [false; 10];
+    let mut seen = [false; 11];
     for golden in golden_events() {
         seen[number(&parse(&golden).expect("a golden event"))] = true;
     }
-    assert_eq!(seen, [true; 10]);
+    assert_eq!(seen, [true; 11]);
 }
 
 #[test]

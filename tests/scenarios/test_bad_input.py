@@ -75,6 +75,31 @@ def test_a_configuration_that_cannot_work_fails_the_deployment(scene, name, virt
         assert scene.cloud.client("dynamodb").scan(TableName=deployment.name)["Items"] == []
 
 
+def test_a_deployment_whose_route_tables_do_not_fit_the_network_fails(scene):
+    """The virtual IP is routed in a table that cluster.toml does not list, and one that it lists has no route for it and is
+    not to be given one. Both would show only at a failover: the functions have no right to move the one, nobody is led by
+    the other."""
+    address = "10.97.0.10"
+    listed, stranger, routeless = scene.network.route_tables[:3]
+    ec2 = scene.cloud.client("ec2")
+    route = {"DestinationCidrBlock": f"{address}/32"}
+    for table in (listed, stranger):
+        ec2.create_route(RouteTableId=table, NetworkInterfaceId=scene.network.nodes[scene.active].eni, **route)
+    scene.audit_mark = scene.cloud.audit_mark()  # what this test did by hand is not the product's doing
+    before = _as_it_stands(scene)
+    network = dataclasses.replace(scene.network, virtual_ip=address, route_tables=[listed, routeless])
+    with pytest.raises(DeploymentError) as refused:
+        Deployment(scene.cloud, "leasehold-misfit", [ClusterSpec("misfit", network)]).deploy()
+    told = str(refused.value)
+    assert f"missing route: {routeless}" in told and "create_in" in told, told
+    assert f"route not listed: {stranger}" in told and "route_tables" in told, told
+    assert _as_it_stands(scene) == before, "the cluster that was there was touched"
+    assert _changes(scene) == []
+    for table in (listed, stranger):
+        ec2.delete_route(RouteTableId=table, **route)
+    scene.audit_mark = scene.cloud.audit_mark()
+
+
 @pytest.mark.parametrize(
     ("attribute", "value", "told"),
     [("v", {"N": "99"}, "has layout version 99, this program knows 1 at most"), ("ttl_ms", {"S": "soon"}, 'attribute ttl_ms: expected a whole number, 0 or more, found "soon"')],

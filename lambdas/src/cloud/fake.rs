@@ -31,7 +31,8 @@ pub(crate) fn config(nodes: &[&str]) -> ClusterConfig {
         .map(|(at, name)| serde_json::json!({ "name": name, "instance": format!("i-0{name}"), "priority": at + 1 }))
         .collect();
     let json = serde_json::json!({ "cluster": "web", "nodes": nodes,
-        "virtual_ips": [{ "address": "10.99.0.10", "vpc": "vpc-1", "create_in": ["rtb-new"] }] });
+        "virtual_ips": [{ "address": "10.99.0.10", "vpc": "vpc-1",
+            "route_tables": ["rtb-1", "rtb-2", "rtb-new"], "create_in": ["rtb-new"] }] });
     ClusterConfig::parse(&json.to_string()).expect("a valid configuration")
 }
 

@@ -39,6 +39,12 @@ async fn a_bad_one_fails_with_every_mistake_and_changes_nothing() {
             r#"{"cluster":"db","nodes":[{"name":"a","instance":"i-0a"}],"virtual_ips":[{"address":"10.98.0.9","vpc":"vpc-1"}]}"#,
             vec!["missing route", "create_in"],
         ),
+        // A listed table without the route, none to make it in; and one that has the route and is not listed.
+        (
+            r#"{"cluster":"db","nodes":[{"name":"a","instance":"i-0a"}],
+            "virtual_ips":[{"address":"10.99.0.10","vpc":"vpc-1","route_tables":["rtb-1","rtb-other"]}]}"#,
+            vec!["missing route: rtb-other", "route not listed: rtb-2"],
+        ),
         (
             r#"{"cluster":"db","nodes":[{"name":"a","instance":"i-0a"}],"virtual_ips":[{"address":"10.98.0.9","vpc":"vpc-9"}]}"#,
             vec!["vpc-9 does not exist"],

@@ -6,7 +6,7 @@ use crate::cloud::{Cloud, CloudError, mark};
 use crate::converge::{Deadline, Network, converge, look_twice, prepare};
 use crate::decide::{Decision, Observation, acceptance_limit};
 use crate::observe::{Trouble, heartbeats};
-use crate::report::{Moved, Story, record, tell};
+use crate::report::{Moved, Story, record, tell, tell_incomplete};
 use crate::topology::Topology;
 use futures::future::{Either, select};
 use lease::change::Change;
@@ -293,20 +293,15 @@ pub(super) async fn settle(
 ) -> Result<(Network, lease::events::Timeline), CloudError> {
     let network = converge(cloud, config, topology, deadline, story).await?;
     story.step(cloud, in_words(&network));
-    if !network.matches() {
-        let detail = json!({ "epoch": network.epoch, "failed": network.failed, "problems": network.problems });
-        record(cloud, &config.cluster, "Network Incomplete", detail, None).await;
-    }
     let moved =
         Moved { epoch: network.epoch.unwrap_or(moved.epoch), to: network.holder.clone().unwrap_or(moved.to), ..moved };
     let timeline = story.timeline(cloud, moved);
-    let event = Event::FailoverCompleted(FailoverCompleted {
-        v: EVENT_VERSION,
-        cluster: config.cluster.clone(),
-        timeline: timeline.clone(),
-    });
     if network.matches() {
-        tell(cloud, event, None).await;
+        let completed =
+            FailoverCompleted { v: EVENT_VERSION, cluster: config.cluster.clone(), timeline: timeline.clone() };
+        tell(cloud, Event::FailoverCompleted(completed), None).await;
+    } else {
+        tell_incomplete(cloud, &config.cluster, &network, Some(timeline.clone())).await;
     }
     let mut network = network;
     let looked = match look_twice(cloud, config, deadline, story).await {

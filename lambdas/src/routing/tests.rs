@@ -17,6 +17,7 @@ fn vip(create_in: &[&str]) -> VirtualIp {
     VirtualIp {
         address: VIP.parse().expect("an address"),
         vpc: "vpc-1".into(),
+        route_tables: Vec::new(),
         create_in: create_in.iter().map(ToString::to_string).collect(),
     }
 }
@@ -120,11 +121,42 @@ fn what_is_missing_is_named() {
     let told = plan(&empty, &[vip(&[])], &instance("a")).problems;
     assert!(matches!(told[..], [Problem::MissingRoute { .. }]), "{told:?}");
     let told = plan(&empty, &[vip(&["rtb-9"])], &instance("a")).problems;
-    assert!(matches!(told[..], [Problem::NoSuchTable { .. }, Problem::MissingRoute { .. }]), "{told:?}");
+    assert!(matches!(told[..], [Problem::NoSuchTable { .. }]), "{told:?}");
     let told = plan(&empty, &[vip(&["rtb-1"])], &instance("zebra")).problems;
     assert!(matches!(told[..], [Problem::NoInterface { .. }]), "{told:?}");
     assert_eq!(check(&empty, &vip(&["rtb-1"])), []);
     assert!(matches!(check(&empty, &vip(&["rtb-9"]))[..], [Problem::NoSuchTable { .. }]));
+}
+
+/// A deployment that lists its tables: each must carry the address, or be one to make it in, and no other may carry it.
+#[test]
+fn each_listed_table_must_carry_the_address_and_no_other() {
+    let carrying = || vec![route("10.99.0.10/32", to("eni-a"))];
+    let topology = topology(vec![
+        ("rtb-1", table(&["s1"], carrying())),
+        ("rtb-2", table(&["s2"], vec![])),
+        ("rtb-3", table(&["s3"], carrying())),
+        ("rtb-4", table(&["s4"], vec![])),
+        ("rtb-5", table(&["s5"], vec![])),
+    ]);
+    let address = |listed: &[&str], create_in: &[&str]| VirtualIp {
+        route_tables: listed.iter().map(ToString::to_string).collect(),
+        ..vip(create_in)
+    };
+    let listed = address(&["rtb-1", "rtb-2", "rtb-4", "rtb-9"], &["rtb-4"]);
+    let told: Vec<_> = check(&topology, &listed).iter().map(ToString::to_string).collect();
+    let [gone, missing, strange] = &told[..] else { panic!("{told:?}") };
+    assert!(gone.contains("rtb-9") && gone.contains("does not exist in vpc-1"), "{gone}");
+    assert!(missing.starts_with("missing route: rtb-2 of vpc-1") && missing.contains("create_in"), "{missing}");
+    assert!(strange.starts_with("route not listed: rtb-3 of vpc-1") && strange.contains("route_tables"), "{strange}");
+    let planned = plan(&topology, std::slice::from_ref(&listed), &instance("b"));
+    let changes: Vec<_> = planned.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["rtb-1: 10.99.0.10/32 eni-a → eni-b", "rtb-4: 10.99.0.10/32 no route → eni-b"]);
+    assert_eq!(planned.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), told);
+    // A node that has no interface hides nothing of it.
+    let unknown = plan(&topology, &[listed], &instance("zebra"));
+    assert_eq!((unknown.changes.len(), unknown.problems.len()), (0, 4), "{:?}", unknown.problems);
+    assert_eq!(check(&topology, &address(&["rtb-1", "rtb-3", "rtb-4"], &["rtb-4"])), []);
 }
 
 #[test]

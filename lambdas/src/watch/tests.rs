@@ -139,3 +139,36 @@ async fn a_throttled_read_does_not_end_a_visit_that_has_begun() {
         assert_eq!(holder.map(|holder| holder.node), Some(node("b")), "{call}: {:?}", visit.did);
     }
 }
+
+/// Two listed tables with a fault each that only a person can put right: told once, measured each minute.
+#[tokio::test]
+async fn a_route_that_is_gone_and_one_in_a_table_that_is_not_listed_are_told_once() {
+    let cloud = Fake::pair();
+    let memory = Memory::default();
+    visited(&cloud, &memory).await;
+    {
+        let mut state = cloud.state();
+        let vip: ipnet::IpNet = "10.99.0.10/32".parse().expect("a range");
+        let theirs = state.tables.get_mut(&"rtb-2".into()).expect("a table");
+        let route = theirs.static_route(vip).expect("a route").clone();
+        theirs.routes.retain(|route| route.destination != vip);
+        state.tables.get_mut(&"rtb-other".into()).expect("a table").routes.push(route);
+        state.calls.clear();
+    }
+    for _ in 0..3 {
+        let visit = visited(&cloud, &memory).await;
+        assert_eq!((visit.measures.network_problems, visit.measures.routes_corrected), (2, 0), "{:?}", visit.did);
+        assert!(visit.did[0].contains("rtb-2") && visit.did[1].contains("rtb-other"), "{:?}", visit.did);
+    }
+    assert_eq!(cloud.state().calls, [""; 0], "neither is the functions' to change");
+    assert_eq!(cloud.kinds(), ["Drift Corrected", "Network Incomplete"]);
+    // Nor does a failover touch them; what it has left is told with its timeline.
+    cloud.kill("a");
+    visited(&cloud, &memory).await;
+    assert_eq!(cloud.routes().last(), Some(&("rtb-other".into(), "eni-a".into())));
+    let Some(lease::events::Event::NetworkIncomplete(told)) = cloud.state().events.pop() else {
+        panic!("{:?}", cloud.kinds())
+    };
+    assert_eq!((told.epoch, told.holder, told.problems.len()), (Epoch(8), Some(node("b")), 2));
+    assert!(told.timeline.is_some_and(|timeline| timeline.to == node("b") && timeline.steps.len() > 3));
+}

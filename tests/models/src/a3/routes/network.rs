@@ -178,8 +178,12 @@ impl Planner {
     pub(super) fn plan(&self, view: View, active: Node) -> Planned {
         self.known.get((view, active), || {
             let topology = topology(view);
-            let addresses =
-                [VirtualIp { address: ADDRESS, vpc: "vpc-1".into(), create_in: vec![NAMES[LISTED].into()] }];
+            let addresses = [VirtualIp {
+                address: ADDRESS,
+                vpc: "vpc-1".into(),
+                route_tables: Vec::new(),
+                create_in: vec![NAMES[LISTED].into()],
+            }];
             let mut planned = Planned { forwarding: false, calls: [None; TABLES], stray: false };
             let mut changes = plan(&topology, &addresses, &active.instance()).changes;
             if self.every_table && !changes.is_empty() {
