@@ -41,6 +41,7 @@
 //!
 //! `pause`, `resume`: `{"cluster":"web","paused":true,"reason":"kernel upgrade"}`.
 //! `history`: `{"cluster":"web","events":[{"time":"2026-11-22T16:00:00.123Z","id":"1a2b3c4d","kind":"Failover Completed","detail":{},"decision":{}}]}`.
+//! An item that cannot be read is there with its key, as `{"kind":"unreadable","item":"event#...","why":"..."}`.
 //!
 //! Every refusal and every mistake, with nothing changed:
 //! ```json

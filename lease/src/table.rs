@@ -45,12 +45,19 @@ pub const NODE_ITEM: &str = "node";
 /// Between cluster and node in the partition key of a heartbeat.
 pub const NODE_SEPARATOR: &str = "/";
 const EVENT_PREFIX: &str = "event#";
+/// `kind` of an item of the history that cannot be read. No event is called so.
+pub const UNREADABLE: &str = "unreadable";
 
 /// The attributes that changes of a node name; its policy allows no others (not `v`, `lineage` and `paused`).
 pub const NODE_NAMES: [&str; 11] =
     ["rev", "epoch", "holder", "beat", "in_sync", "activated", "nominee", "intent", "ttl_ms", "lossy_ok", "nonce"];
 /// The attributes of a heartbeat.
 pub const HEARTBEAT_NAMES: [&str; 3] = ["v", "seq", "state"];
+
+/// Pages read for one history at most: a few unless somebody has filled it with what cannot be read.
+const HISTORY_PAGES: usize = 12;
+/// Unreadable items told in one history; more say nothing more.
+const UNREADABLE_TOLD: usize = 20;
 
 /// How long reads and the less urgent writes are tried, unless [`Table::with_patience`] says otherwise.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -278,14 +285,22 @@ impl Table {
         self.line.insist(Operation::PutEvent, self.patience, || request.clone().send()).await.map(drop)
     }
 
-    /// The cluster's history, newest first, at most `limit` events.
+    /// The cluster's history, newest first, at most `limit` events. An item among them that cannot be read (of a newer
+    /// release, or a node's doing: IAM cannot keep it from writing lease attributes anywhere in its cluster's partition)
+    /// is told as one of kind `unreadable`, on top of the limit, and keeps nothing else from being read.
     ///
     /// # Errors
-    /// [`TableError`].
+    /// [`TableError`] where the table does not answer.
     pub async fn history(&self, cluster: &ClusterId, limit: usize) -> Result<Vec<Recorded>, TableError> {
         let mut history = Vec::new();
+        let (mut read, mut unreadable) = (0, 0);
         let mut after: Option<Attributes> = None;
-        while history.len() < limit {
+        for _ in 0..HISTORY_PAGES {
+            if read >= limit {
+                break;
+            }
+            // As many again as were in vain so far: a heap of them is passed in a few pages.
+            let wanted = limit - read + unreadable;
             let request = self
                 .client
                 .query()
@@ -297,11 +312,23 @@ impl Table {
                 .expression_attribute_names("#item", "item")
                 .expression_attribute_values(":cluster", text(cluster.as_str()))
                 .expression_attribute_values(":prefix", text(EVENT_PREFIX))
-                .limit(i32::try_from(limit - history.len()).unwrap_or(i32::MAX))
+                .limit(i32::try_from(wanted).unwrap_or(i32::MAX))
                 .set_exclusive_start_key(after.take());
             let page = self.line.insist(Operation::ReadHistory, self.patience, || request.clone().send()).await?;
             for attributes in page.items() {
-                history.push(parse_event(cluster, attributes)?);
+                match parse_event(cluster, attributes) {
+                    Ok(event) if read < limit => {
+                        read += 1;
+                        history.push(event);
+                    }
+                    Ok(_) => break,
+                    Err(error) => {
+                        unreadable += 1;
+                        if unreadable <= UNREADABLE_TOLD {
+                            history.push(unreadable_event(attributes, &error));
+                        }
+                    }
+                }
             }
             after = page.last_evaluated_key;
             if after.is_none() {
@@ -379,6 +406,18 @@ fn parse_event(cluster: &ClusterId, attributes: &Attributes) -> Result<Recorded,
         .and_then(|rest| rest.split_once('#'))
         .ok_or_else(|| item.malformed("item", "event#<time>#<id>"))?;
     Ok(Recorded { time: time.into(), id: id.into(), detail: item.json("detail")? })
+}
+
+/// In the place of an event that cannot be read: its key, and why.
+fn unreadable_event(attributes: &Attributes, why: &TableError) -> Recorded {
+    let name = match attributes.get("item") {
+        Some(AttributeValue::S(name)) => name.as_str(),
+        _ => EVENT_PREFIX,
+    };
+    let rest = name.strip_prefix(EVENT_PREFIX).unwrap_or(name);
+    let (time, id) = rest.split_once('#').unwrap_or((rest, ""));
+    let detail = serde_json::json!({ "kind": UNREADABLE, "item": name, "why": why.to_string() });
+    Recorded { time: time.into(), id: id.into(), detail }
 }
 
 fn is_event_time(time: &str) -> bool {

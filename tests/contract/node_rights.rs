@@ -9,7 +9,7 @@ use lease::change::{Change, Drain};
 use lease::ids::Epoch;
 use lease::outcome::Outcome;
 use lease::record::{Pause, Row};
-use lease::table::{Table, TableError};
+use lease::table::{Table, TableError, UNREADABLE};
 use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::time::Duration;
@@ -284,13 +284,53 @@ async fn a_node_may_use_no_other_way_into_the_table() -> Result<()> {
     );
     let spelled = update().update_expression("SET #p = :n").expression_attribute_names("#p", "paused");
     denied("a foreign attribute by another name", &spelled.send().await);
-    // A node's partition of its own, but another item in it than its heartbeat: nothing reads it, and it is its own.
     let statement = json!({ "Statement": format!("SELECT * FROM \"{table}\"") });
     let partiql = stage.cloud.call(&stage.node, "dynamodb", "DynamoDB_20120810.ExecuteStatement", &statement)?;
     assert!(partiql.status == 400 && partiql.body.contains("AccessDenied"), "{}", partiql.body);
     let batch = json!({ "RequestItems": { table: [{ "DeleteRequest": { "Key": { "cluster": {"S": "web"}, "item": {"S": "lease"} } } }] } });
     let batch = stage.cloud.call(&stage.node, "dynamodb", "DynamoDB_20120810.BatchWriteItem", &batch)?;
     assert!(batch.status == 400 && batch.body.contains("AccessDenied"), "{}", batch.body);
+    Ok(())
+}
+
+/// IAM cannot condition on the sort key: a node may put lease attributes onto any item of its cluster's partition. It can
+/// neither hide the history by that nor change what is in it.
+#[tokio::test]
+async fn a_node_cannot_make_the_history_unreadable() -> Result<()> {
+    let stage = stage().await?;
+    let (raw, table) = (stage.raw(), stage.table_name.as_str());
+    let web = named("web");
+    for second in 10..40 {
+        let time = format!("2026-01-31T23:59:{second}.123Z");
+        stage.table.put_event(&web, &time, "x", &json!({ "kind": "Paused", "second": second }).to_string()).await?;
+    }
+    let update = |item: &str, expression: &str| {
+        let with_value = expression.starts_with("SET").then(|| text("mine"));
+        raw.update_item()
+            .table_name(table)
+            .key("cluster", text("web"))
+            .key("item", text(item))
+            .update_expression(expression)
+            .set_expression_attribute_values(with_value.map(|value| [(":n".to_owned(), value)].into()))
+    };
+    let real = "event#2026-01-31T23:59:39.123Z#x";
+    denied("an event's version", &update(real, "SET v = :n").send().await);
+    denied("an event's text", &update(real, "REMOVE detail").send().await);
+    update(real, "SET nonce = :n").send().await?;
+    // Newer than any event, and more of them than anybody looks back.
+    for number in 0..60 {
+        update(&format!("event#zzz{number:02}"), "SET nonce = :n").send().await?;
+    }
+    let history = stage.table.history(&web, 12).await?;
+    let (strange, real): (Vec<_>, Vec<_>) = history.iter().partition(|event| event.detail["kind"] == UNREADABLE);
+    let seconds: Vec<_> = real.iter().map(|event| event.detail["second"].clone()).collect();
+    assert_eq!(
+        seconds,
+        (28..40).rev().map(Value::from).collect::<Vec<_>>(),
+        "they use up nothing of what is asked for"
+    );
+    assert_eq!((strange.len(), strange[0].detail["item"].as_str()), (20, Some("event#zzz59")));
+    assert!(strange[0].detail["why"].as_str().is_some_and(|why| why.contains("attribute v")), "{:?}", strange[0]);
     Ok(())
 }
 

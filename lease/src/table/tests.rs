@@ -282,6 +282,26 @@ fn times_of_events_sort_as_text() {
     }
 }
 
+/// What a node may leave in its cluster's partition, and what a newer release may: neither is an error of the history.
+#[test]
+fn an_event_that_cannot_be_read_is_told_with_its_key_and_why() {
+    let cluster = named("web");
+    let newer = "event#2026-01-31T23:59:59.123Z#x";
+    for (name, version, time, why) in
+        [("event#zzz", None, "zzz", "attribute v"), (newer, Some(99), "2026-01-31T23:59:59.123Z", "version 99")]
+    {
+        let mut item = Attributes::from([("item".to_owned(), text(name)), ("nonce".to_owned(), text("mine"))]);
+        item.extend(version.map(|version| ("v".to_owned(), number(version))));
+        let error = parse_event(&cluster, &item).expect_err("it has no readable version");
+        let told = unreadable_event(&item, &error);
+        assert_eq!(
+            (told.time.as_str(), &told.detail["kind"], &told.detail["item"]),
+            (time, &json!(UNREADABLE), &json!(name))
+        );
+        assert!(told.detail["why"].as_str().is_some_and(|told| told.contains(why)), "{}", told.detail);
+    }
+}
+
 mod conflicts {
     //! What a failed condition proves. `rev` 41 was read; this write would have made it 42.
     use super::*;
