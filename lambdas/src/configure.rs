@@ -4,13 +4,14 @@
 use crate::cloud::{Cloud, CloudError, Tables};
 use crate::routing::check;
 use crate::topology::{Topology, VpcId};
-use lease::config::ClusterConfig;
+use lease::config::{ClusterConfig, VirtualIp};
 use lease::ids::ClusterId;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// CloudFormation's limit for a whole response is 4 KB; a reason beyond this is cut.
-const REASON_LIMIT: usize = 1_000;
+/// CloudFormation's limit for a whole response is 4 KB. A reason that takes more of it than this, as JSON, is cut; what else
+/// is in a response takes 1 KB at most (three names of AWS's, the longest of them 255 characters, and our own).
+const REASON_BYTES: usize = 2_500;
 const PHYSICAL_PREFIX: &str = "leasehold-cluster/";
 /// Physical id of a resource that was never stored: deleting it removes nothing.
 const NEVER_STORED: &str = "leasehold-cluster/none!";
@@ -69,19 +70,25 @@ async fn store(cloud: &impl Cloud, request: &Value) -> Result<ClusterId, String>
         .and_then(|properties| properties.get("Config"))
         .and_then(Value::as_str)
         .ok_or("property Config is missing: expected the cluster's configuration as a JSON text")?;
-    let config = ClusterConfig::parse(json).map_err(|problems| problems.to_string())?;
-    let mistakes =
-        mistakes(cloud, &config).await.map_err(|error| format!("the network could not be checked: {error}"))?;
-    if !mistakes.is_empty() {
-        return Err(mistakes.join("\n"));
+    let config = ClusterConfig::parse(json);
+    let addresses = ClusterConfig::addresses(json);
+    let mut mistakes: Vec<String> = config.as_ref().err().into_iter().map(ToString::to_string).collect();
+    match network(cloud, &addresses).await {
+        Ok(more) => mistakes.extend(more),
+        Err(error) => mistakes.push(format!("the network could not be checked: {error}")),
     }
-    cloud.store_config(&config.cluster, json).await.map_err(|error| error.to_string())?;
-    Ok(config.cluster)
+    match config {
+        Ok(config) if mistakes.is_empty() => {
+            cloud.store_config(&config.cluster, json).await.map_err(|error| error.to_string())?;
+            Ok(config.cluster)
+        }
+        _ => Err(mistakes.join("\n")),
+    }
 }
 
-/// What the network says against a configuration that is valid by itself. All at once.
-async fn mistakes(cloud: &impl Cloud, config: &ClusterConfig) -> Result<Vec<String>, CloudError> {
-    let vpcs: BTreeSet<VpcId> = config.virtual_ips.iter().map(|ip| VpcId(ip.vpc.clone())).collect();
+/// What the network says against addresses that are valid by themselves. All at once.
+async fn network(cloud: &impl Cloud, addresses: &[VirtualIp]) -> Result<Vec<String>, CloudError> {
+    let vpcs: BTreeSet<VpcId> = addresses.iter().map(|ip| VpcId(ip.vpc.clone())).collect();
     if vpcs.is_empty() {
         return Ok(Vec::new());
     }
@@ -94,18 +101,27 @@ async fn mistakes(cloud: &impl Cloud, config: &ClusterConfig) -> Result<Vec<Stri
         .map(|vpc| format!("{vpc} does not exist in this Region and account"))
         .collect();
     let topology = Topology { vpcs: described, tables, ..Topology::default() };
-    for address in config.virtual_ips.iter().filter(|ip| topology.vpcs.contains_key(&VpcId(ip.vpc.clone()))) {
+    for address in addresses.iter().filter(|ip| topology.vpcs.contains_key(&VpcId(ip.vpc.clone()))) {
         mistakes.extend(check(&topology, address).iter().map(ToString::to_string));
     }
     Ok(mistakes)
 }
 
 fn cut(reason: &str) -> String {
-    if reason.chars().count() <= REASON_LIMIT {
+    const MORE: &str = "... (more in the log)";
+    let as_json = |text: &str| Value::from(text).to_string().len();
+    if as_json(reason) <= REASON_BYTES {
         return reason.to_owned();
     }
-    let kept: String = reason.chars().take(REASON_LIMIT - 24).collect();
-    format!("{kept}... (more in the log)")
+    let mut left = REASON_BYTES - as_json(MORE);
+    let fits = |one: &char| {
+        let size = as_json(one.encode_utf8(&mut [0; 4])) - 2;
+        let fits = size <= left;
+        left = left.saturating_sub(size);
+        fits
+    };
+    let kept: String = reason.chars().take_while(fits).collect();
+    kept + MORE
 }
 
 #[cfg(test)]

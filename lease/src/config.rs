@@ -78,6 +78,14 @@ impl ClusterConfig {
         }
     }
 
+    /// The addresses in `json` that can be read, whatever else is wrong with it: so that what the network says against
+    /// them can be told together with the rest.
+    #[must_use]
+    pub fn addresses(json: &str) -> Vec<VirtualIp> {
+        let Ok(value) = serde_json::from_str::<Value>(json) else { return Vec::new() };
+        Fields::of("", &value).map(|mut fields| fields.tables("virtual_ips", virtual_ip)).unwrap_or_default()
+    }
+
     #[must_use]
     pub fn member(&self, name: &NodeId) -> Option<&Member> {
         self.nodes.iter().find(|node| node.name == *name)

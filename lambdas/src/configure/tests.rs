@@ -78,8 +78,29 @@ async fn deleting_what_was_never_stored_removes_nothing() {
     assert!(cloud.state().config.is_some());
 }
 
+#[tokio::test]
+async fn mistakes_of_the_configuration_and_of_the_network_are_told_together() {
+    let config = r#"{"cluster":"Db","nodes":[{"name":"a","instance":"i-0a"}],"policy":{"ttl_ms":10},"virtual_ips":[
+        {"address":"10.0.3.9","vpc":"vpc-1","route_tables":["rtb-1"],"create_in":["rtb-1"]},
+        {"address":"169.254.169.1","vpc":"vpc-1"},
+        {"address":"10.98.0.9","vpc":"vpc-1","route_tables":["rtb-2"]}]}"#;
+    let answer = handle(&Fake::pair(), &request("Create", config, None)).await;
+    let reason = answer.body["Reason"].as_str().expect("a reason");
+    for part in
+        ["cluster = \"Db\"", "policy.ttl_ms", "169.254.168.0/22", "10.0.3.9 lies inside vpc-1", "missing route: rtb-2"]
+    {
+        assert!(reason.contains(part), "{part} in:\n{reason}");
+    }
+}
+
+/// CloudFormation counts the response's bytes, in which a line's end takes two and a letter up to four.
 #[test]
 fn reasons_are_cut_to_what_cloudformation_takes() {
     assert_eq!(cut("short"), "short");
-    assert!(cut(&"é".repeat(5_000)).chars().count() <= REASON_LIMIT);
+    let told = cut(&format!("{}\n", "x".repeat(200)).repeat(11));
+    assert!(!told.contains("more in the log"), "eleven mistakes are told whole");
+    for long in ["é", "\n", "\"", "→"].map(|one| cut(&one.repeat(5_000))) {
+        let size = Value::from(long.as_str()).to_string().len();
+        assert!((REASON_BYTES - 4..=REASON_BYTES).contains(&size) && long.ends_with("(more in the log)"), "{size}");
+    }
 }
