@@ -16,7 +16,7 @@ use crate::cloud::{Cloud, CloudError};
 pub use crate::deadline::Deadline;
 use crate::discovery::{View, discover};
 use crate::report::Story;
-use crate::routing::{Change, plan};
+use crate::routing::{Change, plan, readiness};
 use crate::targets::virtual_ip::{ensure_forwarding, ensure_route};
 use crate::topology::Topology;
 use futures::stream::{self, StreamExt};
@@ -226,6 +226,41 @@ pub async fn prepare(
         }
     }
     Ok(crate::routing::after(&topology, &done))
+}
+
+/// Makes every node but the `holder` ready to be sent packets, whoever will need it next. One that cannot be made so is
+/// told long before its failover.
+///
+/// # Errors
+/// [`CloudError`] when the interfaces cannot be described. Steps that failed are in the result.
+pub async fn ready_standbys(
+    cloud: &impl Cloud,
+    config: &ClusterConfig,
+    holder: Option<&NodeId>,
+    deadline: Deadline,
+    story: &Story,
+) -> Result<Network, CloudError> {
+    let standbys = config.nodes.iter().filter(|node| Some(&node.name) != holder);
+    let standbys: Vec<InstanceId> = standbys.map(|node| node.instance.clone()).collect();
+    let mut network = Network::default();
+    if standbys.is_empty() || config.virtual_ips.is_empty() {
+        return Ok(network);
+    }
+    let interfaces = deadline.insist(cloud, || cloud.interfaces_of(&standbys)).await?;
+    let topology = Topology { interfaces, ..Topology::default() };
+    let plan = readiness(&topology, &config.virtual_ips, &standbys);
+    network.problems = plan.problems.iter().map(ToString::to_string).collect();
+    for change in plan.changes {
+        match ensure(cloud, &change).await {
+            Ok(()) => {
+                story.step(cloud, change.to_string());
+                network.changed.push(change.to_string());
+            }
+            // The next visit tries again.
+            Err(error) => network.failed.push(format!("{change}: {error}")),
+        }
+    }
+    Ok(network)
 }
 
 /// Looks again twice after the last change: EC2 describes late, and a late write of an older run may still land.

@@ -138,6 +138,29 @@ fn changes_for(topology: &Topology, address: &VirtualIp, active: &InstanceId) ->
     Ok(changes)
 }
 
+/// What `members` still need before packets may be sent to them. A standby's interface must not be found wanting only when
+/// its turn has come.
+#[must_use]
+pub fn readiness(topology: &Topology, addresses: &[VirtualIp], members: &[InstanceId]) -> Plan {
+    let mut changes = BTreeSet::new();
+    let mut problems = Vec::new();
+    for (address, instance) in addresses.iter().flat_map(|address| members.iter().map(move |member| (address, member)))
+    {
+        let vpc = VpcId(address.vpc.clone());
+        match topology.interface_of(instance, &vpc) {
+            Some((id, interface)) if interface.checked => {
+                changes.insert(Change::Forwarding { interface: id.clone() });
+            }
+            Some(_) => {}
+            None => {
+                let destination = IpNet::from(address.address);
+                problems.push(Problem::NoInterface { instance: instance.clone(), vpc, destination });
+            }
+        }
+    }
+    Plan { changes: changes.into_iter().collect(), problems }
+}
+
 /// The tables that the configuration lists for `address`; empty in one that an older deployment has written.
 #[must_use]
 pub fn listed(address: &VirtualIp) -> BTreeSet<TableId> {

@@ -3,7 +3,7 @@
 
 use crate::api::ApiError;
 use crate::cloud::{Cloud, mark};
-use crate::converge::{Deadline, converge};
+use crate::converge::{Deadline, converge, ready_standbys};
 use crate::decide::{Hint, Sighting, acceptance_limit};
 use crate::event::is_event;
 use crate::failover::{Ending, run, run_without};
@@ -232,7 +232,16 @@ async fn correct_drift(
     visit: &mut Visit,
 ) -> Result<(), Trouble> {
     let story = Story::begin(cloud, None);
-    let network = converge(cloud, config, None, deadline, &story).await?;
+    let mut network = converge(cloud, config, None, deadline, &story).await?;
+    match ready_standbys(cloud, config, network.holder.as_ref(), deadline, &story).await {
+        Ok(standbys) => {
+            network.changed.extend(standbys.changed);
+            network.failed.extend(standbys.failed);
+            network.problems.extend(standbys.problems);
+        }
+        // Not the reason to be silent about what has been done.
+        Err(error) => network.failed.push(format!("the standbys' interfaces: {error}")),
+    }
     visit.measures.routes_corrected = u64::try_from(network.changed.len()).unwrap_or(u64::MAX);
     let left = network.failed.len() + network.problems.len();
     visit.measures.network_problems = u64::try_from(left).unwrap_or(u64::MAX);

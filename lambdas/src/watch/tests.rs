@@ -1,4 +1,5 @@
 use super::*;
+use crate::cloud::CloudError;
 use crate::cloud::fake::{Fake, holder, node, row};
 use lease::ids::{Beat, Epoch};
 use lease::record::{Intent, Nominee};
@@ -171,4 +172,38 @@ async fn a_route_that_is_gone_and_one_in_a_table_that_is_not_listed_are_told_onc
     };
     assert_eq!((told.epoch, told.holder, told.problems.len()), (Epoch(8), Some(node("b")), 2));
     assert!(told.timeline.is_some_and(|timeline| timeline.to == node("b") && timeline.steps.len() > 3));
+}
+
+/// Not only the holder's: whoever is next must be found ready, and is told of while there is time if it cannot be.
+#[tokio::test]
+async fn a_standbys_interface_is_made_to_forward_before_its_turn() {
+    let cloud = Fake::of(&["a", "b", "c"]);
+    let memory = Memory::default();
+    visited(&cloud, &memory).await;
+    let check = |name: &str| cloud.state().interfaces.get_mut(&name.into()).expect("an interface").checked = true;
+    check("eni-b");
+    let visit = visited(&cloud, &memory).await;
+    assert_eq!(visit.did, ["corrected eni-b: source/destination check on → off"]);
+    assert!(!cloud.state().interfaces[&"eni-b".into()].checked);
+    // Refused, and one that is gone: told once, tried each minute.
+    check("eni-b");
+    cloud.state().interfaces.remove(&"eni-c".into());
+    for at in 0..2 {
+        let refused = CloudError::Refused {
+            call: "ModifyNetworkInterfaceAttribute",
+            code: "UnauthorizedOperation".into(),
+            message: format!("Encoded authorization failure message: {at}"),
+        };
+        cloud.state().faults.push_back(refused);
+        let visit = visited(&cloud, &memory).await;
+        assert_eq!(visit.measures.network_problems, 2, "{:?}", visit.did);
+        assert!(
+            visit.did[0].contains("i-0c has no network interface") && visit.did[1].contains("eni-b"),
+            "{:?}",
+            visit.did
+        );
+    }
+    assert_eq!(cloud.kinds(), ["Drift Corrected", "Drift Corrected", "Network Incomplete"]);
+    visited(&cloud, &memory).await;
+    assert!(!cloud.state().interfaces[&"eni-b".into()].checked);
 }
