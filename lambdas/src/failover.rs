@@ -200,8 +200,10 @@ pub async fn run_without(
                 let intend = Change::Intend(intent.clone());
                 let Some(row) = change(cloud, &mut seen, &intend, deadline).await? else { continue };
                 story.step(cloud, format!("{} asked to hand over to {}", holder_name(&row), intent.to));
-                let detail =
-                    json!({ "to": intent.to, "rule": intent.rule, "reason": intent.reason, "epoch": row.epoch });
+                let from = row.holder.as_ref().map(|holder| &holder.node);
+                let detail = json!({
+                    "from": from, "to": intent.to, "rule": intent.rule, "reason": intent.reason, "epoch": row.epoch,
+                });
                 record(cloud, cluster, "Move Requested", detail, Some(decision_record(&decision, &seen))).await;
                 return drive::intent(cloud, &seen, &decision, &row, &intent, deadline, &story).await;
             }

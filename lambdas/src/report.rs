@@ -5,7 +5,7 @@
 use crate::cloud::{Cloud, mark};
 use crate::converge::Network;
 use crate::decide::{Decision, Observation, inputs};
-use lease::events::{EVENT_VERSION, Event, NetworkIncomplete, Step, Timeline};
+use lease::events::{EVENT_VERSION, Event, FailoverCompleted, NetworkIncomplete, Step, Timeline};
 use lease::ids::{Beat, ClusterId, Epoch, NodeId};
 use lease::rules::Rule;
 use lease::time::Millis;
@@ -99,8 +99,8 @@ pub fn decision_record(decision: &Decision, seen: &Observation) -> Value {
     })
 }
 
-/// How far back a repeated telling is looked for.
-const RECENT: usize = 12;
+/// How far back a repeated telling is looked for, and what began a move that is under way.
+pub const RECENT: usize = 12;
 
 /// Whether the history already says this rule about this (epoch, beat): standbys repeat their suspicion every second,
 /// and operators need to read it once.
@@ -155,10 +155,113 @@ fn steps(failed: &[String]) -> BTreeSet<String> {
     failed.iter().map(|step| step.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ")).collect()
 }
 
-/// Whether the history knows that the move to `epoch` was completed.
-pub async fn is_completed(cloud: &impl Cloud, cluster: &ClusterId, epoch: Epoch) -> bool {
-    let Ok(history) = cloud.history(cluster, RECENT).await else { return false };
-    history
-        .iter()
-        .any(|(_, _, item)| item["kind"] == "Failover Completed" && item["detail"]["timeline"]["epoch"] == json!(epoch))
+/// What the history says of the move to one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Its completion was told.
+    pub completed: bool,
+    /// A function began it.
+    pub began: Option<Began>,
+    /// Where the last move before it led, as far back as was looked.
+    pub before: Option<NodeId>,
+}
+
+/// How a function began a move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Began {
+    pub rule: Rule,
+    pub reason: String,
+    pub from: Option<NodeId>,
+}
+
+impl Account {
+    /// Who held the lease before.
+    #[must_use]
+    pub fn from(&self) -> Option<NodeId> {
+        self.began.as_ref().and_then(|began| began.from.clone()).or_else(|| self.before.clone())
+    }
+
+    /// Whether `to` took the lease from somebody else, and nobody has told that the move is completed. A new epoch of the
+    /// same node is a restart of its daemon, not a move; and what is not known is not told.
+    #[must_use]
+    pub fn is_untold(&self, to: &NodeId) -> bool {
+        let founded = self.began.as_ref().is_some_and(|began| began.rule == Rule::R050);
+        !self.completed && (founded || self.from().is_some_and(|from| from != *to))
+    }
+}
+
+/// What the latest events say of the move to `epoch`. `None`: the history cannot be read now.
+pub async fn account_of(cloud: &impl Cloud, cluster: &ClusterId, epoch: Epoch, events: usize) -> Option<Account> {
+    let history = cloud.history(cluster, events).await.ok()?;
+    Some(account(history.iter().map(|(_, _, item)| item), epoch))
+}
+
+/// The same of `history`, newest first.
+fn account<'a>(history: impl Iterator<Item = &'a Value>, epoch: Epoch) -> Account {
+    let mut account = Account::default();
+    for item in history {
+        let (kind, detail) = (item["kind"].as_str().unwrap_or_default(), &item["detail"]);
+        let node = |value: &Value| value.as_str().and_then(|name| NodeId::new(name).ok());
+        let rule = |value: &Value| serde_json::from_value(value.clone()).ok();
+        if kind == "Failover Completed" {
+            let timeline = &detail["timeline"];
+            let led_to = timeline["epoch"].as_u64().unwrap_or(u64::MAX);
+            account.completed |= led_to == epoch.0;
+            if led_to < epoch.0 && account.before.is_none() {
+                account.before = node(&timeline["to"]);
+            }
+        } else if detail["epoch"].as_u64().is_some_and(|from| from + 1 == epoch.0) && account.began.is_none() {
+            let reason = detail["reason"].as_str().unwrap_or_default().to_owned();
+            account.began = match kind {
+                "Failover Nominated" => {
+                    rule(&detail["rule"]).map(|rule| Began { rule, reason, from: node(&detail["holder"]) })
+                }
+                "Move Requested" => {
+                    rule(&detail["rule"]).map(|rule| Began { rule, reason, from: node(&detail["from"]) })
+                }
+                "Founded" => Some(Began { rule: Rule::R050, reason: Rule::R050.says().into(), from: None }),
+                _ => None,
+            };
+        }
+    }
+    account
+}
+
+/// Tells of a move whose driver did not come to tell its end, or that none drove.
+pub async fn tell_completed(cloud: &impl Cloud, cluster: &ClusterId, timeline: Timeline) {
+    let completed = FailoverCompleted { v: EVENT_VERSION, cluster: cluster.clone(), timeline };
+    tell(cloud, Event::FailoverCompleted(completed), None).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(items: &[Value], epoch: u64) -> Account {
+        account(items.iter().rev(), Epoch(epoch))
+    }
+
+    #[test]
+    fn the_history_tells_who_held_before_and_whether_the_end_was_told() {
+        let done = |epoch: u64, to: &str| json!({ "kind": "Failover Completed", "detail": { "timeline": { "epoch": epoch, "to": to } } });
+        let nominated = |epoch: u64, holder: Value| {
+            json!({ "kind": "Failover Nominated", "detail": {
+            "epoch": epoch, "rule": "R210", "reason": "silent", "holder": holder, "nominee": "b" } })
+        };
+        let (a, b): (NodeId, NodeId) = ("a".parse().expect("a name"), "b".parse().expect("a name"));
+        let died = told(&[done(7, "a"), nominated(7, json!("a"))], 8);
+        assert!(died.is_untold(&b) && died.from() == Some(a.clone()), "{died:?}");
+        assert!(!told(&[done(7, "a"), nominated(7, json!("a")), done(8, "b")], 8).is_untold(&b));
+        // Released: the nomination names no holder, the move before does.
+        assert_eq!(told(&[done(7, "a"), nominated(7, Value::Null)], 8).from(), Some(a.clone()));
+        // The holder drove it itself.
+        assert!(told(&[done(7, "a")], 8).is_untold(&b));
+        // Its daemon was restarted; nothing is known; and a first start.
+        assert!(!told(&[done(7, "b"), nominated(7, json!("b"))], 8).is_untold(&b));
+        assert!(!told(&[json!({ "kind": "Drift Corrected", "detail": { "epoch": 8 } })], 8).is_untold(&b));
+        let first = told(&[json!({ "kind": "Founded", "detail": { "epoch": 0, "nominee": "a" } })], 1);
+        assert!(first.is_untold(&a) && first.from().is_none());
+        let unreadable = json!({ "kind": "unreadable", "item": "event#zzz", "why": "no version" });
+        assert!(told(&[done(7, "a"), nominated(7, json!("a")), unreadable], 8).is_untold(&b));
+    }
 }

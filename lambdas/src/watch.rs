@@ -3,19 +3,20 @@
 
 use crate::api::ApiError;
 use crate::cloud::{Cloud, mark};
-use crate::converge::{Deadline, converge, ready_standbys};
+use crate::converge::{Deadline, Network, converge, ready_standbys};
 use crate::decide::{Hint, Sighting, acceptance_limit};
 use crate::event::is_event;
 use crate::failover::{Ending, run, run_without};
 use crate::metrics::Measures;
 use crate::observe::{Trouble, heartbeats};
-use crate::report::{Story, record, tell, tell_incomplete};
+use crate::report::{Moved, Story, account_of, record, tell, tell_completed, tell_incomplete};
 use futures::future::join_all;
 use lease::change::Change;
 use lease::config::ClusterConfig;
 use lease::events::{DriftCorrected, EVENT_VERSION, Event};
-use lease::ids::{ClusterId, NodeId, Nonce};
+use lease::ids::{ClusterId, Epoch, NodeId, Nonce};
 use lease::record::Row;
+use lease::rules::Rule;
 use lease::time::Millis;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,13 @@ use std::sync::Mutex;
 #[derive(Debug, Default)]
 pub struct Memory {
     intents: Mutex<BTreeMap<ClusterId, (Nonce, Millis)>>,
+    /// The epochs that need no telling any more.
+    told: Mutex<BTreeMap<ClusterId, Epoch>>,
 }
+
+/// How far back the beginning of an epoch is looked for, once for each epoch that a warm function meets. What lies further
+/// back was told, or nobody waits for it any more.
+const LOOK_BACK: usize = 50;
 
 /// What one visit found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +106,7 @@ pub async fn visit(
         (Some(_), false) => clear_old_intent(cloud, &config, &row, memory, &mut visit).await,
     }
     // Also while a holder is silent: until somebody else holds, everything shall lead to it.
-    correct_drift(cloud, &config, deadline, &mut visit).await?;
+    correct_drift(cloud, &config, first.as_ref(), memory, deadline, &mut visit).await?;
     Ok(visit)
 }
 
@@ -228,11 +235,17 @@ async fn clear_old_intent(cloud: &impl Cloud, config: &ClusterConfig, row: &Row,
 async fn correct_drift(
     cloud: &impl Cloud,
     config: &ClusterConfig,
+    first: Option<&Row>,
+    memory: &Memory,
     deadline: Deadline,
     visit: &mut Visit,
 ) -> Result<(), Trouble> {
     let story = Story::begin(cloud, None);
     let mut network = converge(cloud, config, None, deadline, &story).await?;
+    // One that has begun meanwhile has a driver; so may this have had until now.
+    if network.matches() && network.epoch == first.map(|row| row.epoch) {
+        tell_untold(cloud, config, &network, memory, &story, visit).await;
+    }
     match ready_standbys(cloud, config, network.holder.as_ref(), deadline, &story).await {
         Ok(standbys) => {
             network.changed.extend(standbys.changed);
@@ -265,6 +278,34 @@ async fn correct_drift(
     });
     tell(cloud, event, Some(json!({ "holder": network.holder }))).await;
     Ok(())
+}
+
+/// A move whose driver died after its last route, or that this visit has completed, is told: each leaves a timeline.
+async fn tell_untold(
+    cloud: &impl Cloud,
+    config: &ClusterConfig,
+    network: &Network,
+    memory: &Memory,
+    story: &Story,
+    visit: &mut Visit,
+) {
+    let (Some(epoch), Some(holder)) = (network.epoch, network.holder.clone()) else { return };
+    if memory.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&config.cluster) == Some(&epoch) {
+        return;
+    }
+    let Some(account) = account_of(cloud, &config.cluster, epoch, LOOK_BACK).await else { return };
+    if account.is_untold(&holder) {
+        story.step(cloud, format!("everything leads to {holder}, found by watch"));
+        let (rule, began) = match &account.began {
+            Some(began) => (began.rule, began.reason.clone()),
+            None => (Rule::R120, "no function began it".to_owned()),
+        };
+        let reason = format!("{began}; told by watch: whoever moved to epoch {epoch} did not come to tell it");
+        let moved = Moved { rule, reason, from: account.from(), to: holder.clone(), epoch };
+        tell_completed(cloud, &config.cluster, story.timeline(cloud, moved)).await;
+        visit.did.push(format!("told that the move to {holder}, epoch {epoch}, is completed"));
+    }
+    memory.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(config.cluster.clone(), epoch);
 }
 
 /// The visits as the function answers them.

@@ -4,17 +4,17 @@
 use super::{Answer, Ending, holder_name};
 use crate::cloud::{Cloud, CloudError, mark};
 use crate::converge::{Deadline, Network, converge, look_twice, prepare};
-use crate::decide::{Decision, Observation, acceptance_limit};
+use crate::decide::{Decision, Hint, Observation, acceptance_limit};
 use crate::observe::{Trouble, heartbeats};
-use crate::report::{Moved, Story, record, tell, tell_incomplete};
+use crate::report::{Moved, RECENT, Story, account_of, record, tell_completed, tell_incomplete};
 use crate::topology::Topology;
 use futures::future::{Either, select};
 use lease::change::Change;
 use lease::config::ClusterConfig;
-use lease::events::{EVENT_VERSION, Event, FailoverCompleted};
 use lease::ids::{Epoch, NodeId};
 use lease::outcome::Outcome;
 use lease::record::{Intent, Nominee, Row};
+use lease::rules::Rule;
 use lease::time::Millis;
 use serde_json::json;
 use std::pin::pin;
@@ -151,7 +151,7 @@ pub(super) async fn intent(
     Ok(Answer {
         reason,
         what_to_do: Some(what),
-        timeline: Some(story.timeline(cloud, moved(decision, row, row))),
+        timeline: Some(story.timeline(cloud, moved(seen, decision, row, row))),
         ..answer
     })
 }
@@ -266,7 +266,7 @@ async fn complete(
     if taken.activated {
         story.step(cloud, format!("{} active", holder_name(taken)));
     }
-    let moved = moved(decision, before, taken);
+    let moved = moved(seen, decision, before, taken);
     let network = settle(cloud, config, topology, moved, deadline, story).await;
     match network {
         Ok((network, timeline)) => {
@@ -293,13 +293,15 @@ pub(super) async fn settle(
 ) -> Result<(Network, lease::events::Timeline), CloudError> {
     let network = converge(cloud, config, topology, deadline, story).await?;
     story.step(cloud, in_words(&network));
-    let moved =
-        Moved { epoch: network.epoch.unwrap_or(moved.epoch), to: network.holder.clone().unwrap_or(moved.to), ..moved };
+    let epoch = network.epoch.unwrap_or(moved.epoch);
+    let mut from = moved.from;
+    if from.is_none() && moved.rule != Rule::R050 {
+        from = account_of(cloud, &config.cluster, epoch, RECENT).await.and_then(|account| account.from());
+    }
+    let moved = Moved { epoch, from, to: network.holder.clone().unwrap_or(moved.to), ..moved };
     let timeline = story.timeline(cloud, moved);
     if network.matches() {
-        let completed =
-            FailoverCompleted { v: EVENT_VERSION, cluster: config.cluster.clone(), timeline: timeline.clone() };
-        tell(cloud, Event::FailoverCompleted(completed), None).await;
+        tell_completed(cloud, &config.cluster, timeline.clone()).await;
     } else {
         tell_incomplete(cloud, &config.cluster, &network, Some(timeline.clone())).await;
     }
@@ -334,11 +336,16 @@ fn in_words(network: &Network) -> String {
     }
 }
 
-fn moved(decision: &Decision, before: &Row, taken: &Row) -> Moved {
+fn moved(seen: &Observation, decision: &Decision, before: &Row, taken: &Row) -> Moved {
+    // Who has let go of the lease is in the row no more, but in the event that said so.
+    let released = match &seen.hint {
+        Hint::Released { node, .. } => Some(node.clone()),
+        _ => None,
+    };
     Moved {
         rule: decision.rule,
         reason: decision.reason.clone(),
-        from: before.holder.as_ref().map(|holder| holder.node.clone()),
+        from: before.holder.as_ref().map(|holder| holder.node.clone()).or(released),
         to: taken
             .holder
             .as_ref()

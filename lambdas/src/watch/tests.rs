@@ -207,3 +207,42 @@ async fn a_standbys_interface_is_made_to_forward_before_its_turn() {
     visited(&cloud, &memory).await;
     assert!(!cloud.state().interfaces[&"eni-b".into()].checked);
 }
+
+/// The driver nominated and moved every route, or died on the way; the holder's own word was lost.
+#[tokio::test]
+async fn a_failover_that_nobody_told_the_end_of_is_told_once() {
+    for moved_by_the_driver in [true, false] {
+        let cloud = Fake::pair();
+        let memory = Memory::default();
+        visited(&cloud, &memory).await;
+        cloud.kill("a");
+        // Time to nominate, and no more.
+        let short = Deadline(cloud.elapsed().plus(Millis(3_000)));
+        let hint = Hint::StoodStill { epoch: Epoch(7), beat: cloud.state().row.as_ref().expect("a row").beat };
+        run(&cloud, &web(), hint, short).await.expect("the world answers");
+        cloud.sleep(Millis(5_000)).await;
+        cloud.row(&web()).await.expect("b accepts meanwhile");
+        if moved_by_the_driver {
+            let vip: ipnet::IpNet = "10.99.0.10/32".parse().expect("a range");
+            for table in ["rtb-1", "rtb-2", "rtb-new"] {
+                cloud.replace_route(&table.into(), vip, &"eni-b".into()).await.expect("a route");
+            }
+        }
+        for memory in [&memory, &memory, &Memory::default()] {
+            visited(&cloud, memory).await;
+        }
+        let told: Vec<_> = cloud
+            .state()
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::FailoverCompleted(told) => Some(told.timeline.clone()),
+                _ => None,
+            })
+            .collect();
+        let [timeline] = &told[..] else { panic!("{:?}", cloud.kinds()) };
+        assert_eq!((timeline.rule, timeline.epoch), (Rule::R210, Epoch(8)));
+        assert_eq!((timeline.from.clone(), timeline.to.clone()), (Some(node("a")), node("b")));
+        assert_eq!(timeline.steps.len(), if moved_by_the_driver { 1 } else { 4 }, "{timeline:?}");
+    }
+}
