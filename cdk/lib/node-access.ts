@@ -14,8 +14,9 @@ export interface NodeAccessProps {
 
 /**
  * Everything one node may do in AWS: read its own cluster, write its own heartbeat, move its own cluster's lease, put
- * events on the one bus. No route, record, instance or other cluster is within its reach, so a broken or captured node
- * cannot move traffic.
+ * events on the one bus. No route, record, instance or other cluster is within its reach. A captured node can still take
+ * its own cluster's lease, and the functions then lead that cluster's addresses to it: no other cluster's, and never
+ * anywhere but to the instances that the configuration names as this cluster's nodes.
  *
  * One role per node, not per cluster: `dynamodb:LeadingKeys` can then confine the heartbeat to this node's own key.
  * There is no query or scan, whose results could not be confined by attribute, and no put or delete, which would
