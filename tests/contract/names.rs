@@ -1,6 +1,7 @@
 //! The names that the deployment and the programs have agreed on: `cdk/contract.json` against the Rust side.
 
 use lambdas::environment::Environment;
+use lambdas::event::Waking;
 use lease::config::ClusterConfig;
 use lease::events::{Event, SOURCE};
 use lease::table::{CONFIG_ITEM, HEARTBEAT_NAMES, KEYS, LEASE_ITEM, NODE_ITEM, NODE_NAMES, NODE_SEPARATOR};
@@ -69,6 +70,32 @@ fn rules_match_events_that_exist() {
         .collect();
     for wakes in set(&events["wake_failover"]) {
         assert!(known.contains(&wakes), "no program puts {wakes:?}");
+    }
+}
+
+/// What the rule for AWS Health lets through is a hint, and nothing else of AWS Health is.
+#[test]
+fn the_rule_for_aws_health_matches_what_the_functions_act_on() {
+    let events = contract()["events"].clone();
+    let health = |key: &str, value: &Value| {
+        let mut event = json!({ "source": events["health_source"], "detail-type": events["health_event"], "detail": {
+            "service": events["health_service"], "eventTypeCategory": events["health_category"],
+            "eventTypeCode": "AWS_EC2_PERSISTENT_INSTANCE_RETIREMENT_SCHEDULED", "statusCode": "upcoming",
+            "affectedEntities": [{ "entityValue": "i-0a" }] } });
+        match key {
+            "source" | "detail-type" => event[key] = value.clone(),
+            _ => event["detail"][key] = value.clone(),
+        }
+        lambdas::event::understand(&event)
+    };
+    let as_it_is = health("source", &events["health_source"]);
+    assert!(matches!(&as_it_is, Ok(Waking::Instances(hints)) if hints.len() == 1), "{as_it_is:?}");
+    for (key, value) in [("source", "aws.healthy"), ("detail-type", "AWS Health Abuse Event")] {
+        assert!(health(key, &json!(value)).is_err(), "{key} = {value}");
+    }
+    for (key, value) in [("service", "RDS"), ("eventTypeCategory", "issue")] {
+        let other = health(key, &json!(value));
+        assert!(matches!(other, Ok(Waking::Ignored { .. })), "{key} = {value}: {other:?}");
     }
 }
 
