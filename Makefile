@@ -63,6 +63,9 @@ test-cdk: cdk/node_modules/.done ## The deployment's assertions and snapshot
 test-localcloud: setup ## The local cloud against what AWS documents
 	@cd tests && $(PYTHON) -m pytest -q localcloud harness
 
+test-volume: setup build ## The volume's NBD server, judged by the clients of libnbd, QEMU, nbdkit and fio
+	@cd tests && $(PYTHON) -m pytest -q volume
+
 scenarios: setup build ## Stories end to end: real stack, real processes, real packets
 	@cd tests && $(PYTHON) -m pytest -q scenarios
 
@@ -95,6 +98,9 @@ bench-functions: setup build ## Cold starts, decisions with 20 route tables, zip
 bench-idle: setup build ## CPU, memory and DynamoDB requests of two idle nodes over SECONDS (default 60)
 	@cd tests && $(PYTHON) -m bench.idle
 
+bench-volume: setup build ## The volume's NBD server beside nbdkit and qemu-nbd, ROUNDS times (default 5)
+	@cd tests && $(PYTHON) -m bench.volume
+
 lint: ## Formatting and lints; changes nothing
 	@cargo fmt --all --check
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
@@ -112,4 +118,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios models sim sim-long sim-planted mutants bench-failover bench-functions bench-idle lint licences fix clean
+.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios models sim sim-long sim-planted mutants bench-failover bench-functions bench-idle test-volume bench-volume lint licences fix clean
