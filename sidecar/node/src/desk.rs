@@ -1,7 +1,8 @@
 //! The node's dealings with the row: one read and one write at a time, and what is unknown stays unknown.
 
 use super::event::Ticket;
-use lease::change::{Change, Expect, Write};
+use super::rules;
+use lease::change::{Change, Write};
 use lease::ids::Nonce;
 use lease::record::Row;
 use lease::time::Moment;
@@ -20,17 +21,6 @@ pub(super) struct Pending {
     pub in_flight: bool,
     /// When the last try ended without an answer.
     pub idle_since: Moment,
-}
-
-impl Pending {
-    /// Whether `row` shows that this write was applied, also where others have written since. By its nonce; or, for what
-    /// only the holder of the epoch may write, by the beat: nobody else raises it, and this node makes one write at a time.
-    pub(super) fn is_in(&self, row: &Row) -> bool {
-        let (wanted, Expect::Version(before)) = (&self.write.row, &self.write.expect) else { return false };
-        let beats = wanted.epoch == before.epoch && wanted.beat > before.beat;
-        row.lineage == wanted.lineage
-            && (row.nonce == wanted.nonce || (beats && row.epoch == wanted.epoch && row.beat >= wanted.beat))
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -99,13 +89,6 @@ impl Desk {
 
     /// What a fresh row says of the pending write: `Some(true)` applied, `Some(false)` never will be from now on.
     pub(super) fn settled_by(&self, row: &Row) -> Option<bool> {
-        let pending = self.pending.as_ref()?;
-        if pending.is_in(row) {
-            Some(true)
-        } else if row.rev >= pending.write.row.rev {
-            Some(false)
-        } else {
-            None
-        }
+        rules::settled_by(&self.pending.as_ref()?.write, row)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::effect::Effect;
 use super::event::{Answer, Pong};
+use super::rules::Sequel;
 use super::tenure::{Phase, Tenure, Workload};
 use super::{Node, REPEAT, Role};
 use lease::authority::Standing;
@@ -91,11 +92,7 @@ impl Node {
         if row.epoch != tenure.epoch {
             return;
         }
-        let beats = matches!(
-            change,
-            Change::Renew { .. } | Change::Shrink { .. } | Change::Grow { .. } | Change::Activate { .. }
-        );
-        if beats {
+        if Sequel::of(change) == Sequel::HoldsOn {
             tenure.authority.renewed(sent, row.ttl_ms);
             tenure.authority.proven(row.in_sync.iter().filter(|member| **member != me).cloned(), row.lossy_ok);
         }

@@ -15,6 +15,7 @@ pub mod effect;
 pub mod event;
 mod holder;
 mod links;
+pub mod rules;
 mod standby;
 pub mod tenure;
 pub mod view;
@@ -33,6 +34,7 @@ use lease::record::{Holder, Row};
 use lease::rules::Rule;
 use lease::time::{Millis, Moment};
 use links::Links;
+use rules::Sequel;
 use tenure::{Tenure, Workload};
 
 /// The machine must see a `Tick` at least this often: half the smallest margin that it acts within.
@@ -207,7 +209,7 @@ impl Node {
         match outcome {
             Outcome::Applied(row) => self.settled(pending.change, pending.sent, true, *row, now),
             Outcome::Superseded { found } | Outcome::Refused { found: Some(found) } => {
-                let applied = pending.is_in(&found);
+                let applied = rules::is_in(&pending.write, &found);
                 self.settled(pending.change, pending.sent, applied, *found, now);
             }
             Outcome::Refused { found: None } => self.lost_row(now),
@@ -242,17 +244,17 @@ impl Node {
             self.adopt(row, sent, now);
             return;
         }
-        match change {
-            Change::Accept { .. } | Change::Restart { .. } => {
+        match (Sequel::of(&change), change) {
+            (Sequel::Holds, _) => {
                 let before = self.row.clone();
                 self.take_over(row, before.as_ref(), Some(sent), now);
             }
-            Change::HandOver { to, .. } => {
+            (Sequel::StandsBy, Change::HandOver { to, .. }) => {
                 self.remember(row, now);
                 self.become_standby(format!("handed over to {}", to.node));
                 self.out.push(Effect::Nudge { to: to.node });
             }
-            Change::Release { .. } => {
+            (Sequel::StandsBy, _) => {
                 let epoch = row.epoch;
                 self.remember(row, now);
                 self.become_standby("released the lease".into());
@@ -268,7 +270,7 @@ impl Node {
                     self.out.push(Effect::Nudge { to });
                 }
             }
-            change => {
+            (Sequel::HoldsOn | Sequel::Nothing, change) => {
                 self.remember(row, now);
                 self.renewed(&change, sent, now);
             }
@@ -313,7 +315,7 @@ impl Node {
                 // Whatever epoch the row gives this node belongs to an earlier process.
                 self.past = mine.then_some(epoch);
                 // Nominated: an earlier process may have sent an acceptance of exactly this version, which may still land.
-                self.claim = row.live_nominee().filter(|nominee| nominee.node == self.setup.me.node).map(|_| row.rev);
+                self.claim = rules::claim_on(row, &self.setup.me.node);
                 self.role = Role::Standby;
                 self.became("starting", epoch, "the row was read".into());
                 self.announce();
@@ -325,11 +327,8 @@ impl Node {
             }
             _ => {}
         }
-        let mine_since = mine && self.past.is_none_or(|past| epoch > past);
-        // A hand-over leaves at least two members. A row that has only me in it is an acceptance that an earlier process of
-        // mine sent and that landed late: this process may have promised since, so `stand_by` waits and takes a new epoch.
-        let handed_over = self.row.as_ref().is_some_and(|row| row.in_sync.len() > 1);
-        if !starting && self.role == Role::Standby && mine_since && handed_over {
+        let handed_over = self.row.as_ref().is_some_and(|row| rules::is_handed_over(row, &self.setup.me, self.past));
+        if !starting && self.role == Role::Standby && handed_over {
             // No earlier process can have held an epoch that began while this one watched.
             let row = self.row.clone().expect("it was just remembered");
             self.take_over(row, before.as_ref(), None, now);

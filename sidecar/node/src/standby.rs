@@ -2,6 +2,7 @@
 
 use super::effect::Effect;
 use super::event::{Answer, Ping, Pong};
+use super::rules::{Asked, Reply};
 use super::{Node, REMIND, REPEAT, Role};
 use lease::accept::Hindrance;
 use lease::change::{Change, Drain};
@@ -103,33 +104,39 @@ impl Node {
     pub(super) fn pinged(&mut self, from: &Holder, ping: &Ping, now: Moment) {
         let known = self.row.as_ref().map_or(Epoch(0), |row| row.epoch).max(self.past.unwrap_or_default());
         let heard_back = self.links.pinged(from, ping, now);
-        if ping.epoch < known {
-            self.answer(from, ping, Answer::Fenced { epoch: known });
-            return;
+        if ping.epoch >= known {
+            self.vigil.saw(ping.epoch, ping.beat, now);
         }
-        self.vigil.saw(ping.epoch, ping.beat, now);
         if ping.epoch > known {
             self.desk.read_wanted = true;
             // A pinned peer holds a newer epoch: whatever this node holds is over, and the row will say so.
             self.demote(format!("{} holds epoch {}", from.node, ping.epoch));
         }
-        let rightful = self.row.as_ref().is_none_or(|row| {
-            row.epoch != ping.epoch || row.holder.as_ref().is_some_and(|holder| holder.node == from.node)
-        });
-        // Once an acceptance is on its way, a promise not to accept would be a lie.
-        // A program that has just started may promise: that only restricts it.
-        let free = matches!(self.role, Role::Starting | Role::Standby | Role::Demoting { .. }) && !self.accepting();
-        if !(heard_back && rightful && free) {
-            self.answer(from, ping, Answer::NoPromise { epoch: known });
-            return;
+        let asked = Asked {
+            epoch: ping.epoch,
+            known,
+            rightful: self.row.as_ref().is_none_or(|row| {
+                row.epoch != ping.epoch || row.holder.as_ref().is_some_and(|holder| holder.node == from.node)
+            }),
+            heard_back,
+            idle: matches!(self.role, Role::Starting | Role::Standby | Role::Demoting { .. }),
+            accepting: self.accepting(),
+        };
+        match asked.reply() {
+            Reply::Fenced => self.answer(from, ping, Answer::Fenced { epoch: known }),
+            Reply::NoPromise => self.answer(from, ping, Answer::NoPromise { epoch: known }),
+            Reply::Promise => self.promise(from, ping, now),
         }
+    }
+
+    fn promise(&mut self, to: &Holder, ping: &Ping, now: Moment) {
         let promise_ms = self.setup.policy.promise_ms;
         // In force before it is given.
         self.vigil.promised(now, promise_ms);
         let incarnation = self.setup.me.incarnation.clone();
         let whole = !self.setup.volumes || (self.replica.consistent && self.replica.caught_up == Some(ping.epoch));
         let ready = self.role == Role::Standby && self.ending.is_none() && whole;
-        self.answer(from, ping, Answer::Promise { epoch: ping.epoch, promise_ms, incarnation, ready });
+        self.answer(to, ping, Answer::Promise { epoch: ping.epoch, promise_ms, incarnation, ready });
     }
 
     fn answer(&mut self, to: &Holder, ping: &Ping, answer: Answer) {

@@ -1,5 +1,6 @@
 //! What the machine believes, for status, heartbeat and metrics. Reading it changes nothing.
 
+use super::rules::Taker;
 use super::tenure::{Phase, Tenure, Workload};
 use super::{Node, Role};
 use lease::authority::Standing;
@@ -118,10 +119,13 @@ impl Node {
     /// own, or of an earlier process.
     #[must_use]
     pub fn takes_writes_of(&self, epoch: Epoch) -> bool {
-        let known = self.row.as_ref().map(|row| row.epoch).max(self.past);
-        let claimed = self.claim.is_some() && self.claim == self.row.as_ref().map(|row| row.rev);
-        let free = self.role == Role::Standby && !self.accepting() && !claimed && !self.barred;
-        free && known.is_some_and(|known| epoch >= known)
+        let taker = Taker {
+            stands_by: self.role == Role::Standby && !self.barred,
+            accepting: self.accepting(),
+            claimed: self.claim.is_some() && self.claim == self.row.as_ref().map(|row| row.rev),
+            known: self.row.as_ref().map(|row| row.epoch).max(self.past),
+        };
+        taker.takes(epoch)
     }
 
     /// Whether this node serves at `now`: the gate's answer, for health checks.
