@@ -118,6 +118,21 @@ impl Vigil {
             left => Err(Hindrance::Wait(left)),
         }
     }
+
+    /// How long this process must yet leave alone a `row` that names its node for an epoch that it does not hold: then it
+    /// takes a new one ([`crate::change::Change::Restart`]).
+    ///
+    /// Not while somebody may serve on a promise of this process. And where nobody has activated the epoch and only this
+    /// node is in the set, it may be the late acceptance of an earlier process: that one had waited, but each that started
+    /// since may have promised without knowing of it, and has forgotten that. An activated epoch was held knowingly, and a
+    /// hand-over was the other holder's own wish: a restart of these waits for nothing.
+    #[must_use]
+    pub fn follows_in(&self, row: &Row, policy: &Policy, now: Moment) -> Millis {
+        let unheld = !row.activated && row.in_sync.len() <= 1;
+        let span = policy.forgotten_promise_ms().max(policy.wait_for(row.ttl_ms));
+        let forgotten = if unheld { span.minus(now.shortest_since(self.started)) } else { Millis::ZERO };
+        self.promise_left(now).max(forgotten)
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +205,28 @@ mod tests {
 
     fn ask(vigil: &Vigil, row: &Row, now: Moment) -> Result<Ground, Hindrance> {
         vigil.may_accept(row, &holder("b"), true, &Policy::default(), now)
+    }
+
+    #[test]
+    fn only_an_epoch_that_nobody_is_known_to_have_held_is_left_alone_for_what_was_forgotten() {
+        let policy = Policy::default();
+        let mut vigil = Vigil::started(at(60_000));
+        let alone = Row { in_sync: [Incarnation::new("b-1").expect("a valid name")].into(), ..row() };
+        let late = Row { activated: false, ..alone.clone() };
+        let handed_over = Row { activated: false, ..row() };
+        let left = |vigil: &Vigil, row: &Row, ms| vigil.follows_in(row, &policy, at(ms));
+        assert_eq!(left(&vigil, &late, 60_000), Millis(3_667));
+        assert_eq!(left(&vigil, &late, 63_666), Millis(1));
+        assert_eq!(left(&vigil, &late, 63_667), Millis::ZERO);
+        for row in [&alone, &handed_over] {
+            assert_eq!(left(&vigil, row, 60_000), Millis::ZERO);
+        }
+        // Under a longer lease than its own policy's: the longer one.
+        assert_eq!(left(&vigil, &Row { ttl_ms: Millis(6_000), ..late.clone() }, 64_000), Millis(3_334));
+        vigil.promised(at(61_000), Millis(4_000));
+        for row in [&late, &alone, &handed_over] {
+            assert_eq!(left(&vigil, row, 62_000), Millis(3_000), "a promise of its own binds in every case");
+        }
     }
 
     #[test]

@@ -32,8 +32,8 @@ impl Node {
         let Some(row) = &self.row else { return };
         if row.is_held_by(&self.setup.me) {
             // An epoch of this node's past: never resumed, always followed by a new one. Not while a promise of this process
-            // runs: somebody may be serving on it.
-            if self.vigil.promise_left(now) > Millis::ZERO {
+            // runs, nor one that an earlier process may have given: somebody may be serving on it.
+            if self.vigil.follows_in(row, &self.setup.policy, now) > Millis::ZERO {
                 return;
             }
             let (me, terms) = (self.setup.me.clone(), self.terms());

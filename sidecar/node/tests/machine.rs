@@ -161,6 +161,46 @@ fn an_acceptance_that_lands_late_waits_for_the_promises_given_since() {
     world.run_until(12_000, |world| world.serving_now() == Some("b"));
 }
 
+/// As the model tells it (`models --mutant late-acceptance-at-once`): the process that sent the acceptance is gone, so is the
+/// next one, which promised; the third has promised nothing, and may not serve on what the first one asked for.
+#[test]
+fn an_acceptance_that_lands_after_two_restarts_waits_for_what_the_process_between_may_have_promised() {
+    for (activated, waits) in [(false, true), (true, false)] {
+        let mut world = World::serving(&["a", "b"]);
+        world.no_functions = true;
+        world.power_off("a");
+        world.nominate("b", Rule::R210, None);
+        world.kill_daemon("b");
+        world.boot("b");
+        world.kill_daemon("b");
+        let (me, terms) = (world.holder("b"), Terms { ttl_ms: world.policy.ttl_ms, lossy_ok: false });
+        world.change(Change::Accept { me: me.clone(), terms });
+        if activated {
+            // It was held knowingly: then nobody served on a promise any more, and the restart is a restart.
+            world.change(Change::Activate { me, epoch: lease::ids::Epoch(2) });
+        }
+        world.boot("b");
+        let took = world.run_until(8_000, |world| world.serving_now() == Some("b"));
+        let span = world.policy.forgotten_promise_ms().0;
+        let expected = if waits { span..span + 500 } else { 0..500 };
+        assert!(expected.contains(&took), "{took} ms, activated {activated}");
+        assert_eq!(world.epoch(), 3);
+    }
+}
+
+#[test]
+fn a_lone_holder_that_restarts_waits_for_nothing() {
+    let mut world = World::serving(&["a", "b"]);
+    world.power_off("b");
+    world.run_until(8_000, |world| world.in_sync() == 1);
+    let (since, epoch) = (world.now, world.epoch());
+    world.kill_daemon("a");
+    world.boot("a");
+    world.run_until(500, |world| world.epoch() > epoch && world.row.as_ref().is_some_and(|row| row.activated));
+    world.run(3_000);
+    assert!(world.longest_gap(since) < 500, "{} ms", world.longest_gap(since));
+}
+
 #[test]
 fn a_planned_switchover_takes_less_than_a_second_both_ways() {
     let mut world = World::serving(&["a", "b"]);
