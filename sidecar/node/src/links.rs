@@ -113,12 +113,16 @@ impl Links {
         link.last_pong.map(|at| now.longest_since(at))
     }
 
-    /// Peers that have answered without a break for `since` and are fit to continue, as they named themselves.
+    /// Peers that have answered without a break for `since`, from a first answer to a last one, and are fit to continue, as they
+    /// named themselves. What has passed since the last answer does not count: a link that comes and goes would be well in it.
     pub(super) fn answering(&self, since: Millis, silence: Millis, now: Moment) -> Vec<Holder> {
         self.0
             .values()
             .filter(|link| link.ready && link.last_pong.is_some_and(|at| now.longest_since(at) < silence))
-            .filter(|link| link.answering_since.is_some_and(|at| now.shortest_since(at) >= since))
+            .filter(|link| {
+                let answers = link.answering_since.zip(link.last_pong);
+                answers.is_some_and(|(first, last)| last.shortest_since(first) >= since)
+            })
             .filter_map(|link| link.peer.clone())
             .collect()
     }
