@@ -25,7 +25,7 @@ use effect::{Effect, Note};
 use event::{Event, Outcome, Replica, Ticket};
 use lease::accept::Vigil;
 use lease::authority::Standing;
-use lease::change::{Change, Refusal, Terms};
+use lease::change::{Change, Expect, Refusal, Terms, Write};
 use lease::config::Member;
 use lease::events::{self, EVENT_VERSION};
 use lease::ids::{ClusterId, Epoch, NodeId, Rev};
@@ -367,6 +367,11 @@ impl Node {
         let Some(row) = &self.row else { return false };
         let nonce = self.desk.nonce();
         match change.on(row, nonce) {
+            Ok(write) if self.is_overtaken(&write) => {
+                self.desk.denied_at = Some(now);
+                self.desk.read_wanted = true;
+                false
+            }
             Ok(write) => {
                 let ticket = self.desk.take(change, write.clone(), now);
                 self.out.push(Effect::Write { ticket, write: Box::new(write) });
@@ -395,11 +400,27 @@ impl Node {
             .pending
             .as_ref()
             .is_some_and(|pending| !pending.in_flight && now.longest_since(pending.idle_since) >= RETRY);
+        if due && self.desk.pending.as_ref().is_some_and(|pending| self.is_overtaken(&pending.write)) {
+            // A read tells whether an earlier try was applied. This one could be only if the row went back to where it was legal.
+            if let Some(pending) = &mut self.desk.pending {
+                pending.idle_since = now;
+            }
+            self.desk.read_wanted = true;
+            return;
+        }
         if due && let Some((ticket, write)) = self.desk.again() {
             self.out.push(Effect::Write { ticket, write: Box::new(write) });
             // The read settles what the write alone might not: whether the row has moved.
             self.desk.read_wanted = true;
         }
+    }
+
+    /// Whether this write would take an epoch that somebody else is known to hold or to have held: by this node's data, which
+    /// promised it, or by a ping. Nothing that leads there is legal any more, whatever row a restored table may show.
+    fn is_overtaken(&self, write: &Write) -> bool {
+        let takes = matches!(&write.expect, Expect::Version(seen) if write.row.epoch > seen.epoch);
+        let promised = self.setup.volumes && self.replica.promised >= write.row.epoch;
+        takes && (promised || self.vigil.latest().is_some_and(|(epoch, _)| epoch >= write.row.epoch))
     }
 
     fn read_when_due(&mut self, now: Moment) {
@@ -428,6 +449,8 @@ impl Node {
         self.role = Role::Standby;
         self.became(from, self.epoch(), why);
         self.out.push(Effect::Heartbeat);
+        // Nothing that was read before counts any more.
+        self.desk.read_at = None;
         self.desk.read_wanted = true;
     }
 

@@ -3,7 +3,7 @@
 use super::effect::Effect;
 use super::event::{Answer, Ping, Pong};
 use super::rules::{Asked, Reply};
-use super::{Node, REMIND, REPEAT, Role};
+use super::{Node, REMIND, REPEAT, Role, TICK};
 use lease::accept::Hindrance;
 use lease::change::{Change, Drain};
 use lease::events::{self, EVENT_VERSION};
@@ -32,8 +32,10 @@ impl Node {
         let Some(row) = &self.row else { return };
         if row.is_held_by(&self.setup.me) {
             // An epoch of this node's past: never resumed, always followed by a new one. Not while a promise of this process
-            // runs, nor one that an earlier process may have given: somebody may be serving on it.
-            if self.vigil.follows_in(row, &self.setup.policy, now) > Millis::ZERO {
+            // runs, nor one that an earlier process may have given: somebody may be serving on it. And not before the table has
+            // answered since: where only the answers are lost, this would be applied unheard, and nobody else could take over
+            // from a holder that does not know that it is one.
+            if self.vigil.follows_in(row, &self.setup.policy, now) > Millis::ZERO || self.desk.read_at.is_none() {
                 return;
             }
             let (me, terms) = (self.setup.me.clone(), self.terms());
@@ -150,7 +152,8 @@ impl Node {
             // It may have been applied: ending now would leave the lease with a node that is gone.
             return;
         }
-        let member = self.row.as_ref().is_some_and(|row| {
+        // A row that is not the cluster's any more has no members.
+        let member = self.row.as_ref().filter(|_| !self.barred).is_some_and(|row| {
             row.in_sync.contains(&self.setup.me.incarnation) && row.in_sync.len() > 1 && row.holder.is_some()
         });
         // Only a fresh row says whether this node is a member.
@@ -163,7 +166,7 @@ impl Node {
         // Handed over a moment ago: the next holder tells a hand-over from an old acceptance by the set that it was left.
         let activating = self.row.as_ref().is_some_and(|row| row.holder.is_some() && !row.activated);
         if activating && since < self.setup.policy.ttl_ms {
-            self.desk.read_wanted = true;
+            self.desk.read_wanted = self.desk.read_at.is_none_or(|at| now.longest_since(at) >= TICK);
             return;
         }
         // The holder must have heard that this node is not ready any more, or it would take it in again at once.

@@ -593,3 +593,32 @@ fn an_unanswered_write_is_not_sent_again_to_a_row_that_went_back_to_where_it_was
         assert_eq!(writes, 0, "at {} ms", tick * 50);
     }
 }
+
+/// The simulator's way there: up for less than `grow_after_ms` each time, and what passed since the last answer had been counted.
+#[test]
+fn a_link_that_comes_and_goes_takes_nobody_in() {
+    let mut world = World::serving(&["a", "b"]);
+    for _ in 0..6 {
+        world.cut("a", "b");
+        world.run(2_600);
+        assert_eq!(world.in_sync(), 1);
+        world.cuts.clear();
+        world.run(800);
+        assert_eq!(world.in_sync(), 1);
+    }
+    world.run(1_000);
+    assert_eq!(world.in_sync(), 2);
+}
+
+/// The simulator's way there: a standby that ends asks to leave the set of a row that somebody has deleted, again and again.
+#[test]
+fn a_standby_that_ends_does_not_hammer_a_deleted_row() {
+    let mut world = World::serving(&["a", "b"]);
+    world.no_functions = true;
+    world.row = None;
+    world.shut_down("b");
+    let writes = world.writes;
+    world.run(5_000);
+    assert!(world.writes - writes <= 8, "{} writes in 5 s", world.writes - writes);
+    assert!(world.hosts["b"].node.is_none(), "and it ends");
+}

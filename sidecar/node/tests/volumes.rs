@@ -6,7 +6,9 @@ mod world;
 
 use lease::ids::{Epoch, Incarnation};
 use lease::rules::Rule;
-use node::event::Replica;
+use lease::time::{Millis, Moment};
+use node::effect::{Effect, Note};
+use node::event::{Event, Outcome, Replica};
 use std::collections::BTreeSet;
 use world::World;
 
@@ -46,6 +48,8 @@ fn nobody_founds_on_half_an_image_and_then_the_whole_one_serves() {
     let mut world = World::with_volumes(&["a", "b"]);
     world.run(5_000);
     assert_eq!(world.epoch(), 0, "nobody has said that there is data");
+    world.tell_replica("a", replica(true, 0, None, &[]));
+    world.run_until(5_000, |world| world.promised("a") == Some(1));
     world.tell_replica("a", replica(true, 1, None, &[]));
     world.run_until(5_000, |world| world.serving_now() == Some("a"));
 }
@@ -92,6 +96,8 @@ fn a_standby_in_a_resync_does_not_accept() {
     world.power_off("a");
     world.run(15_000);
     assert_eq!((world.epoch(), world.serving_now()), (1, None));
+    world.tell_replica("b", replica(true, 1, None, &[]));
+    world.run_until(8_000, |world| world.promised("b") == Some(2));
     world.tell_replica("b", replica(true, 2, None, &[]));
     world.run_until(8_000, |world| world.serving_now() == Some("b"));
 }
@@ -123,4 +129,50 @@ fn a_nominee_that_starts_anew_takes_no_writes_before_the_row_has_moved() {
     assert_eq!(world.view("b").role, "nominated", "the row was read with the nomination alive");
     assert!(!takes(&world));
     world.run_until(4_000, takes);
+}
+
+/// A read is answered late, and what the data has promised meanwhile is newer: nobody is to be called for that.
+#[test]
+fn a_row_asked_for_before_the_data_promised_more_is_old_and_not_gone_back() {
+    let world = protected_pair();
+    let row = world.row.clone().expect("a row");
+    let mut node = world.hosts["b"].node.clone().expect("running");
+    let at = |ms: u64| Moment::default().after(Millis(100_000_000 + ms));
+    let alarm = |effects: &[Effect]| {
+        effects.iter().any(
+            |effect| matches!(effect, Effect::Note(Note::Trouble { what, .. }) if what.contains("not what it was")),
+        )
+    };
+    let mut read = |asked, then| {
+        let effects = node.step(Event::Replica(replica(true, 2, None, &[])), at(10));
+        assert!(!alarm(&effects));
+        node.step(Event::RowRead { asked: at(asked), row: Some(Box::new(row.clone())) }, at(then))
+    };
+    assert!(!alarm(&read(0, 20)), "asked before");
+    assert!(alarm(&read(30, 40)), "asked since");
+}
+
+/// The simulator's way to an epoch that two held: a holder's new process asks for the next epoch without an answer, another node
+/// takes that epoch, and the table is restored to where the request is legal once more.
+#[test]
+fn nobody_asks_for_an_epoch_that_its_data_has_promised_to_another() {
+    let world = protected_pair();
+    let mut row = world.row.clone().expect("a row");
+    row.holder = Some(world.holder("b"));
+    let now = |ms: u64| Moment::default().after(Millis(100_000_000 + ms));
+    let writes = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Write { .. })).count();
+    for promised in [1, 2] {
+        let mut node = world.machine("b", now(0));
+        node.step(Event::Replica(replica(true, 1, None, &[])), now(0));
+        let effects = node.step(Event::RowRead { asked: now(1), row: Some(Box::new(row.clone())) }, now(2));
+        let ticket = effects.iter().find_map(|effect| match effect {
+            Effect::Write { ticket, .. } => Some(*ticket),
+            _ => None,
+        });
+        let outcome = Outcome::Unknown { problem: "no answer".into() };
+        node.step(Event::Written { ticket: ticket.expect("it restarts into a new epoch"), outcome }, now(500));
+        node.step(Event::Replica(replica(true, promised, None, &[])), now(600));
+        let again: usize = (7..30).map(|tenths| writes(&node.step(Event::Tick, now(tenths * 100)))).sum();
+        assert_eq!(again, usize::from(promised == 1), "the data has promised epoch {promised}");
+    }
 }
