@@ -4,6 +4,7 @@ use crate::trace::Us;
 use crate::world::{Happening, World};
 use lease::events::{Event, SOURCE};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// EventBridge retries for a day; the deployment drops what is older than a minute.
@@ -14,6 +15,10 @@ pub struct Bus {
     /// While above zero, events wait.
     pub down: u32,
     waiting: Vec<(Us, Put)>,
+    /// While above zero, whatever is put is lost.
+    pub losing: u32,
+    /// What was put within the last minute: any of it may come once more.
+    past: VecDeque<(Us, Put)>,
     pub put: u64,
 }
 
@@ -52,6 +57,14 @@ impl World {
 
     pub(crate) fn put(&mut self, put: Put) {
         self.bus.put += 1;
+        self.bus.past.push_back((self.now, put.clone()));
+        while self.bus.past.front().is_some_and(|(at, _)| self.now - at >= LATEST) {
+            self.bus.past.pop_front();
+        }
+        if self.bus.losing > 0 {
+            self.counts.events_lost += 1;
+            return;
+        }
         if self.bus.down > 0 {
             if self.dice.below(2) == 0 {
                 self.bus.waiting.push((self.now, put));
@@ -83,6 +96,24 @@ impl World {
             let what = Happening::Invoke { put: put.clone() };
             if late > 0 { self.queue.push_late(at, what) } else { self.queue.push(at, what) }
         }
+    }
+
+    /// An event of the last minute is delivered again; of EC2's rather than of ours. False: there was none.
+    pub(crate) fn repeat_event(&mut self) -> bool {
+        let now = self.now;
+        let past: Vec<_> =
+            self.bus.past.iter().filter(|(at, _)| now - at < LATEST).map(|(_, put)| put.clone()).collect();
+        let of_ec2: Vec<_> = past.iter().filter(|put| put.payload["source"] == "aws.ec2").cloned().collect();
+        let from = if of_ec2.is_empty() || self.dice.below(3) == 0 { past } else { of_ec2 };
+        if from.is_empty() {
+            return false;
+        }
+        let put = from[self.dice.index(from.len())].clone();
+        self.trace.line(self.now, "bus", || format!("delivers again: {} {}", put.what, put.payload["detail"]));
+        self.counts.events_doubled += 1;
+        let at = self.now + self.dice.between(15_000, 80_000);
+        self.queue.push(at, Happening::Invoke { put });
+        true
     }
 
     pub(crate) fn bus_back(&mut self) {

@@ -18,6 +18,10 @@ pub struct Violation {
     pub what: String,
 }
 
+/// Requests to the table that one node makes within any second, at most. In service there are three to six; an outage has each
+/// read and each write tried again, a few times within its budget and then after a pause.
+const REQUESTS: usize = 30;
+
 /// What nobody in the cluster can know at once.
 #[derive(Debug, Default)]
 pub struct God {
@@ -106,6 +110,9 @@ impl World {
         if !quiet {
             self.trace.line(self.now, "row", || row_line(&row, by));
         }
+        if before.is_some_and(|before| before.epoch == row.epoch && before.in_sync != row.in_sync) {
+            self.gaps.changes += 1;
+        }
         if row.activated && before.is_none_or(|before| !before.activated || before.epoch != row.epoch) {
             self.god.activated.insert(row.epoch.0, self.now);
             self.counts.activations += 1;
@@ -152,6 +159,14 @@ impl World {
             self.god.lossy = Some(row.epoch.0);
         } else {
             self.god.lossy = None;
+        }
+        // A proof of death is one: the boot that held is over.
+        let dead = before.live_nominee().filter(|nominee| nominee.node == holder.node && nominee.proof.is_some());
+        if let Some(old) = before.holder.as_ref().filter(|_| dead.is_some()) {
+            let one = &self.hosts[self.host_of(&old.node)];
+            if one.on && one.me.boot == old.boot {
+                self.broken("I6", format!("{} accepts on proof that {} is dead, which lives", holder.node, old.node));
+            }
         }
         let host = self.host_of(&holder.node);
         let replica = &self.hosts[host].replica;
@@ -253,32 +268,64 @@ impl World {
         }
     }
 
+    /// The epoch that this node believes it may serve in.
+    fn open(&self, host: usize) -> Option<u64> {
+        let one = &self.hosts[host];
+        // The clocks of one that stands still, or did with them, say nothing.
+        let tells = one.on && one.stalled.is_none() && one.tainted_until <= self.now;
+        let tenure = one.node.as_ref().filter(|_| tells)?.holding()?;
+        let standing = tenure.authority.standing(one.clock.read(self.now));
+        // On the way out with the workload down, the gate is closed for good.
+        let gone = tenure.frozen && tenure.phase != Phase::Active;
+        let may = tenure.phase != Phase::Activating && !gone && standing != Standing::None;
+        may.then_some(tenure.epoch.0)
+    }
+
     /// I6, by what the machines believe: no other's gate may be open by its own clock.
     pub(crate) fn check_windows(&mut self, host: usize) {
-        let open = |one: &crate::host::Host| {
-            let tenure = one.node.as_ref().filter(|_| one.on && one.tainted_until <= self.now)?.holding()?;
-            let standing = tenure.authority.standing(one.clock.read(self.now));
-            // On the way out with the workload down, the gate is closed for good.
-            let gone = tenure.frozen && tenure.phase != Phase::Active;
-            let may = tenure.phase != Phase::Activating && !gone && standing != Standing::None;
-            may.then_some(tenure.epoch.0)
-        };
-        if self.hosts[host].stalled.is_some() {
-            return;
-        }
-        let Some(mine) = open(&self.hosts[host]) else { return };
+        let Some(mine) = self.open(host) else { return };
         for other in (0..self.hosts.len()).filter(|other| *other != host) {
-            // The clocks of one that stands still frozen say nothing.
-            if self.hosts[other].stalled.is_some() {
-                continue;
-            }
-            if let Some(theirs) = open(&self.hosts[other]) {
+            if let Some(theirs) = self.open(other) {
                 let what = format!(
                     "{} (epoch {mine}) and {} (epoch {theirs}) both believe that they may serve",
                     NAMES[host], NAMES[other]
                 );
                 return self.broken("I6", what);
             }
+        }
+    }
+
+    /// I6, before anything is served: who begins to hold finds every other gate closed, whoever's process took the epoch.
+    pub(crate) fn check_beginning(&mut self, host: usize) {
+        let mine = self.hosts[host].node.as_ref().and_then(|node| node.holding()).map(|tenure| tenure.epoch.0);
+        let Some(mine) = mine.filter(|_| self.hosts[host].tainted_until <= self.now) else { return };
+        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+            // One that learns late of an epoch that is over gets no right by it.
+            if let Some(theirs) = self.open(other).filter(|theirs| *theirs < mine) {
+                let what = format!(
+                    "{} begins epoch {mine} while {} believes that it may serve in epoch {theirs}",
+                    NAMES[host], NAMES[other]
+                );
+                return self.broken("I6", what);
+            }
+        }
+    }
+
+    /// L1: nobody calls the operator for a row that went back where none did, and steps aside for it.
+    pub(crate) fn check_alarm(&mut self, host: usize, what: &str) {
+        let alarm =
+            what.starts_with("the row is not what it was") || what.starts_with("the cluster's lease row is gone");
+        if alarm && !self.store.tampered {
+            self.broken("L1", format!("{} takes no part, and nobody has touched the row: {what}", NAMES[host]));
+        }
+    }
+
+    /// L1: no node meets an outage with a storm.
+    pub(crate) fn asks_table(&mut self, host: usize) {
+        let requests = self.hosts[host].requests(self.now);
+        self.counts.busiest = self.counts.busiest.max(requests as u64);
+        if requests > REQUESTS {
+            self.broken("L1", format!("{} sent {requests} requests to the table within a second", NAMES[host]));
         }
     }
 }

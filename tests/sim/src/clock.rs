@@ -41,6 +41,12 @@ impl Clock {
         *self = Self { since: now, base: self.read(then), ..self.clone() };
     }
 
+    /// The machine was suspended from `then` to `now`: one clock counts that, the other does not.
+    pub fn slept(&mut self, then: Us, now: Us) {
+        let base = Moment { monotonic_raw_us: self.read(then).monotonic_raw_us, ..self.read(now) };
+        *self = Self { since: now, base, ..self.clone() };
+    }
+
     /// Real time until the kernel's timer of `ms` fires: it counts on the raw clock.
     #[must_use]
     pub fn real_us(&self, ms: u64) -> Us {
@@ -63,6 +69,10 @@ mod tests {
         assert_eq!(clock.read(5_000_000), Clock::booted(0, 1_100_000, 900_000).read(1_000_000));
         clock.set_rates(5_000_000, 1_000_000, 1_000_000);
         assert_eq!(clock.read(6_000_000).longest_since(start), Millis(2_100));
+        let before = clock.read(6_000_000);
+        clock.slept(6_000_000, 9_000_000);
+        assert_eq!(clock.read(9_000_000).longest_since(before), Millis(3_000));
+        assert_eq!(clock.read(9_000_000).shortest_since(before), Millis(0));
         assert_eq!(Clock::booted(0, 1_000_000, 900_000).real_us(900), 1_000_000);
     }
 }

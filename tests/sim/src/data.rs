@@ -52,10 +52,19 @@ enum Op {
     Promise { epoch: u64 },
 }
 
+/// Each submitter has a queue of its own at the disk; only within one is the order kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// The volume's own writes.
+    Own = 0,
+    /// What peers sent.
+    Peers = 1,
+}
+
 #[derive(Debug, Default)]
 pub struct Disk {
-    queue: VecDeque<Op>,
-    busy_until: Us,
+    queues: [VecDeque<Op>; 2],
+    busy_until: [Us; 2],
     pub stalled_until: Us,
     /// Raised when the queue is lost.
     generation: u64,
@@ -192,22 +201,30 @@ impl World {
     fn submit(&mut self, host: usize, op: Op) {
         let took = if self.dice.below(40) == 0 { self.dice.between(1_000, 30_000) } else { self.dice.between(80, 500) };
         let disk = &mut self.hosts[host].disk;
-        disk.busy_until = disk.busy_until.max(self.now).max(disk.stalled_until) + took;
-        disk.queue.push_back(op);
+        let lane = if matches!(op, Op::Own { .. }) { Lane::Own } else { Lane::Peers };
+        let done = disk.busy_until[lane as usize].max(self.now).max(disk.stalled_until) + took;
+        disk.busy_until[lane as usize] = done;
+        disk.queues[lane as usize].push_back(op);
         let generation = disk.generation;
-        self.queue.push(disk.busy_until, Happening::Disk { host, generation });
+        self.queue.push(done, Happening::Disk { host, generation, lane });
     }
 
-    pub(crate) fn disk_done(&mut self, host: usize, generation: u64) {
+    pub(crate) fn disk_done(&mut self, host: usize, generation: u64, lane: Lane) {
         let here = &mut self.hosts[host];
         if here.disk.generation != generation {
             return;
         }
         if here.disk.stalled_until > self.now {
-            self.queue.push(here.disk.stalled_until, Happening::Disk { host, generation });
+            self.queue.push(here.disk.stalled_until, Happening::Disk { host, generation, lane });
             return;
         }
-        let Some(op) = here.disk.queue.pop_front() else { return };
+        let promise = matches!(here.disk.queues[lane as usize].front(), Some(Op::Promise { .. }));
+        if promise && !here.disk.queues[Lane::Own as usize].is_empty() {
+            // It is a barrier for both.
+            self.queue.push(self.now + 1_000, Happening::Disk { host, generation, lane });
+            return;
+        }
+        let Some(op) = here.disk.queues[lane as usize].pop_front() else { return };
         match op {
             Op::Own { sector, version } => {
                 here.replica.sectors[sector] = version;
@@ -252,8 +269,8 @@ impl World {
     pub(crate) fn lose_queue(&mut self, host: usize) {
         let here = &mut self.hosts[host];
         here.disk.generation += 1;
-        here.disk.busy_until = 0;
-        for op in std::mem::take(&mut here.disk.queue) {
+        here.disk.busy_until = [0; 2];
+        for op in std::mem::take(&mut here.disk.queues).into_iter().flatten() {
             let landed = self.dice.below(2) == 0;
             match op {
                 Op::Own { sector, version } if landed => here.replica.sectors[sector] = version,
@@ -347,8 +364,10 @@ impl World {
     /// Acknowledges what is durable everywhere that it must be, in order; closes the volume once nothing is left.
     pub(crate) fn complete(&mut self, host: usize) {
         while self.violation.is_none() && self.complete_next(host) {}
-        let volume = &mut self.hosts[host].volume;
-        if volume.closing && volume.in_flight.is_empty() {
+        let here = &mut self.hosts[host];
+        let drained = here.disk.queues[Lane::Own as usize].is_empty();
+        let volume = &mut here.volume;
+        if volume.closing && volume.in_flight.is_empty() && drained {
             volume.closing = false;
             self.step(host, Event::WorkloadDown);
         }

@@ -247,7 +247,8 @@ impl World {
     pub(crate) fn instance_stopped(&mut self, host: usize) {
         if self.ec2.now.instances[host].0 == Power::Stopping {
             self.set_power(host, Power::Stopped);
-            let pause = if self.healed { 0 } else { self.dice.skewed(2_000_000, 40_000_000) };
+            // Who starts it has seen it stopped; so has who stopped it, though both are told late.
+            let pause = if self.healed { 5_000_000 } else { self.dice.skewed(2_000_000, 40_000_000) };
             self.queue.push_late(self.now + pause, Happening::StartInstance { host });
         }
     }

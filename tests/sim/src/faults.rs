@@ -1,10 +1,14 @@
 //! Faults: drawn by weight from those that the seed has, injected, and undone after a while.
 
 use crate::data::Replica;
+use crate::host::Standstill;
 use crate::trace::Us;
 use crate::weather::{Kind, TTLS};
 use crate::world::{Happening, NAMES, World, config};
 use std::sync::Arc;
+
+/// After a suspension a node has looked at its clocks by then: a tick, and what its queue holds.
+const SEES: Us = 100_000;
 
 /// The end of a fault that lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,9 @@ pub enum Undo {
     Throttle {
         path: usize,
     },
+    Deny {
+        path: usize,
+    },
     SlowTable {
         path: usize,
         by: Us,
@@ -38,7 +45,6 @@ pub enum Undo {
     Stall {
         host: usize,
         power: u64,
-        frozen: bool,
     },
     Daemon {
         host: usize,
@@ -48,6 +54,7 @@ pub enum Undo {
     },
     Functions,
     Bus,
+    Losing,
     Ec2,
     Row,
     Resume,
@@ -55,11 +62,17 @@ pub enum Undo {
     Isolate {
         host: usize,
     },
+    /// The second half of a partition: these nodes lose the table, too.
+    Apart {
+        side: [bool; 3],
+        span: Us,
+    },
     /// The next turn of a flapping link.
     Flap {
         one: usize,
         other: usize,
         turns: u32,
+        pace: Option<(Us, Us)>,
     },
     /// The next turn of a daemon that restarts in a loop.
     Loop {
@@ -185,6 +198,24 @@ impl World {
                 self.cut_from_peers(host, span);
                 self.cut_from_table(host, span);
             }
+            Kind::Partition => {
+                let span = span.max(self.weather.ttl_ms * 1_500);
+                let mut side = [false; 3];
+                side[host] = true;
+                if self.hosts.len() > 2 && self.dice.below(2) == 0 {
+                    side[(host + 1 + self.dice.index(2)) % 3] = true;
+                }
+                let names: Vec<_> = (0..self.hosts.len()).filter(|one| side[*one]).map(|one| NAMES[one]).collect();
+                self.say(kind, || format!("{names:?}, {:.3} s", span as f64 / 1e6));
+                for one in 0..self.hosts.len() {
+                    for other in (0..self.hosts.len()).filter(|other| side[one] != side[*other]) {
+                        self.cut(one, other, span);
+                    }
+                }
+                // Networks seldom fail all at once.
+                let first = if self.dice.below(2) == 0 { 0 } else { self.dice.below(2 * self.weather.ttl_ms * 1_000) };
+                self.undo_after(first.min(span), Undo::Apart { side, span: span - first.min(span) });
+            }
             Kind::FailSlowly => {
                 let by = self.dice.between(150_000, 600_000);
                 let first = self.dice.between(700_000, 3_000_000);
@@ -197,7 +228,7 @@ impl World {
                 let (one, other) = self.pair();
                 let turns = u32::try_from(self.dice.between(3, 12)).unwrap_or(3);
                 self.say(kind, || format!("{} and {}, {turns} times", NAMES[one], NAMES[other]));
-                self.flap(one, other, turns);
+                self.flap(one, other, turns, None);
             }
             Kind::SlowLink => {
                 let (from, to) = self.pair();
@@ -238,6 +269,11 @@ impl World {
                     self.undo_after(span, Undo::SlowTable { path, by });
                 }
             }
+            Kind::TableDenied => {
+                self.say(kind, for_long);
+                self.store.paths[host].denied += 1;
+                self.undo_after(span, Undo::Deny { path: host });
+            }
             Kind::KillDaemon
             | Kind::Crash
             | Kind::StopInstance
@@ -247,6 +283,7 @@ impl World {
             | Kind::Pause
             | Kind::Stall
             | Kind::Freeze
+            | Kind::Suspend
             | Kind::ResourceFails
             | Kind::WorkloadStuck
             | Kind::DiskStall
@@ -261,6 +298,7 @@ impl World {
                 self.bus.down += 1;
                 self.undo_after(span, Undo::Bus);
             }
+            Kind::OldEvent => return self.repeat_event(),
             Kind::NoEc2 => {
                 self.say(kind, || format!("{seconds:.3} s"));
                 self.ec2.down += 1;
@@ -350,11 +388,20 @@ impl World {
                 let life = self.hosts[host].life;
                 self.undo_after(span, Undo::Pause { host, life });
             }
-            Kind::Stall | Kind::Freeze if self.hosts[host].stalled.is_none() => {
-                self.say(kind, || format!("{name}, {seconds:.3} s"));
-                self.hosts[host].stalled = Some(self.now);
-                let power = self.hosts[host].power;
-                self.undo_after(span, Undo::Stall { host, power, frozen: kind == Kind::Freeze });
+            Kind::Stall | Kind::Freeze | Kind::Suspend if self.hosts[host].stalled.is_none() => {
+                // Half of them for longer than a lease.
+                let ttl = self.weather.ttl_ms * 1_000;
+                let span = if self.dice.below(2) == 0 { span } else { self.dice.between(ttl, 4 * ttl) };
+                self.say(kind, || format!("{name}, {:.3} s", span as f64 / 1e6));
+                self.stand_still(
+                    host,
+                    match kind {
+                        Kind::Freeze => Standstill::ClocksStand,
+                        Kind::Suspend => Standstill::Suspended,
+                        _ => Standstill::ClocksRun,
+                    },
+                    span,
+                );
             }
             Kind::ResourceFails => {
                 let here = &mut self.hosts[host];
@@ -392,6 +439,48 @@ impl World {
             _ => return false,
         }
         true
+    }
+
+    pub(crate) fn stand_still(&mut self, host: usize, how: Standstill, span: Us) {
+        let here = &mut self.hosts[host];
+        here.stalled = Some(self.now);
+        here.standstill = how;
+        let power = here.power;
+        self.undo_after(span, Undo::Stall { host, power });
+    }
+
+    /// A VM that stood still goes on.
+    fn wake(&mut self, host: usize) {
+        let now = self.now;
+        let here = &mut self.hosts[host];
+        let Some(since) = here.stalled.take() else { return };
+        self.trace.line(now, NAMES[host], || "VM goes on".into());
+        if here.standstill != Standstill::ClocksRun && here.address_until > since {
+            here.address_until += now - since;
+        }
+        match here.standstill {
+            Standstill::ClocksRun => {}
+            Standstill::ClocksStand => {
+                here.clock.stood_still(since, now);
+                // What it had left of its rights, by its own clocks, however slow these are: one lease of its own, or a promise
+                // that counts as long, or what it hears now about requests of before.
+                let ttl = self.store.row.as_ref().map_or(0, |row| row.ttl_ms.0).max(here.ttl_ms());
+                here.tainted_until = now + ttl * 1_300;
+            }
+            Standstill::Suspended => {
+                here.clock.slept(since, now);
+                // Its next look at its clocks tells it.
+                here.tainted_until = now + SEES;
+                let life = here.life;
+                self.queue.push(here.tainted_until, Happening::LookAt { host, life });
+            }
+        }
+        self.check_serving(host);
+        if self.hosts[host].node.is_some() {
+            self.go_on(host);
+        } else {
+            self.queue.push(now, Happening::StartDaemon { host });
+        }
     }
 
     /// A new replica under a new name. Never the last one that has everything: losing all of them is nobody's to survive.
@@ -445,6 +534,7 @@ impl World {
             return false;
         }
         self.say(kind, || format!("epoch {old_epoch}, {:.3} s", span as f64 / 1e6));
+        self.store.tampered = true;
         self.store.away = Some(row);
         self.store.away_since = self.now;
         self.store.row = old;
@@ -459,14 +549,15 @@ impl World {
         }
     }
 
-    fn flap(&mut self, one: usize, other: usize, turns: u32) {
-        let (down, up) = (self.dice.skewed(20_000, 3_000_000), self.dice.skewed(20_000, 3_000_000));
+    /// `pace`: how long it is down and up, each time.
+    pub(crate) fn flap(&mut self, one: usize, other: usize, turns: u32, pace: Option<(Us, Us)>) {
+        let (down, up) = pace.unwrap_or((self.dice.skewed(20_000, 3_000_000), self.dice.skewed(20_000, 3_000_000)));
         self.cut(one, other, down);
-        if self.dice.below(3) != 0 {
+        if pace.is_some() || self.dice.below(3) != 0 {
             self.cut(other, one, down);
         }
         if turns > 0 && !self.healed {
-            self.undo_after(down + up, Undo::Flap { one, other, turns: turns - 1 });
+            self.undo_after(down + up, Undo::Flap { one, other, turns: turns - 1, pace });
         }
     }
 
@@ -502,26 +593,18 @@ impl World {
                     self.go_on(host);
                 }
             }
-            Undo::Stall { host, power, frozen } => {
-                let here = &mut self.hosts[host];
-                if here.power != power {
-                    return;
+            Undo::Stall { host, power } => {
+                if self.hosts[host].power == power {
+                    self.wake(host);
                 }
-                let Some(since) = here.stalled.take() else { return };
-                self.trace.line(self.now, NAMES[host], || "VM goes on".into());
-                if frozen {
-                    here.clock.stood_still(since, self.now);
-                    if here.address_until > since {
-                        here.address_until += self.now - since;
+            }
+            Undo::Deny { path } => lower(&mut self.store.paths[path].denied),
+            Undo::Losing => lower(&mut self.bus.losing),
+            Undo::Apart { side, span } => {
+                if !self.healed {
+                    for one in (0..self.hosts.len()).filter(|one| side[*one]) {
+                        self.cut_from_table(one, span);
                     }
-                    // What it had left of its rights, by its own clocks, however slow these are: see `judge` for the sum.
-                    here.tainted_until = self.now + crate::weather::TTL_MAX * 1_300;
-                }
-                self.check_serving(host);
-                if self.hosts[host].node.is_some() {
-                    self.go_on(host);
-                } else {
-                    self.queue.push(self.now, Happening::StartDaemon { host });
                 }
             }
             Undo::Daemon { host } => self.start_daemon(host),
@@ -549,9 +632,9 @@ impl World {
                     self.really(Kind::Isolate, host, 0);
                 }
             }
-            Undo::Flap { one, other, turns } => {
+            Undo::Flap { one, other, turns, pace } => {
                 if !self.healed {
-                    self.flap(one, other, turns);
+                    self.flap(one, other, turns, pace);
                 }
             }
             Undo::Loop { host, turns } => {

@@ -59,6 +59,7 @@ impl World {
                 link.slow = 0;
             }
         }
+        self.bus.losing = 0;
         self.ec2.down = 0;
         for run in self.functions.runs.values_mut() {
             run.frozen_until = run.frozen_until.min(self.now + 500_000);

@@ -16,6 +16,7 @@ use lease::time::{Millis, Moment};
 use node::effect::{Effect, Note};
 use node::event::Event;
 use node::{Node, Setup, TICK};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The kernel may end an address's lifetime this much late (sidecar/src/address.rs).
@@ -26,6 +27,17 @@ const WORTH_MS: u64 = 400;
 const KILL_LIMIT: Us = 3_000_000;
 /// Events that wait for a process that stands still: what the kernel and the queues keep.
 const MISSED_MAX: usize = 400;
+
+/// A VM that stands still, and what its clocks do meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standstill {
+    /// Others have its processor.
+    ClocksRun,
+    /// Both stand: nothing on it can know.
+    ClocksStand,
+    /// A suspension: `CLOCK_BOOTTIME` counts it, `CLOCK_MONOTONIC_RAW` and the kernel's timers do not.
+    Suspended,
+}
 
 #[derive(Debug)]
 pub struct Host {
@@ -39,10 +51,13 @@ pub struct Host {
     pub node: Option<Node>,
     /// SIGSTOP: the process stands still, kernel and workload go on.
     pub paused: u32,
-    /// The VM stands still, since then.
+    /// The VM stands still, since then, and how.
     pub stalled: Option<Us>,
+    pub standstill: Standstill,
     /// Its clocks stood still with the VM: until then its own word about its rights is worth nothing.
     pub tainted_until: Us,
+    /// When it sent its requests of the last second to the table.
+    requests: VecDeque<Us>,
     pub missed: Vec<Message>,
     /// The workload's processes run.
     pub running: bool,
@@ -80,7 +95,9 @@ impl Host {
             node: None,
             paused: 0,
             stalled: None,
+            standstill: Standstill::ClocksRun,
             tainted_until: 0,
+            requests: VecDeque::new(),
             missed: Vec::new(),
             running: false,
             orders: 0,
@@ -135,6 +152,20 @@ impl Host {
         }
     }
 
+    /// The lease that its process counts with.
+    pub(crate) fn ttl_ms(&self) -> u64 {
+        self.policy.ttl_ms.0
+    }
+
+    /// A request to the table: how many there were within the last second.
+    pub(crate) fn requests(&mut self, now: Us) -> usize {
+        self.requests.push_back(now);
+        while self.requests.front().is_some_and(|at| now - at >= 1_000_000) {
+            self.requests.pop_front();
+        }
+        self.requests.len()
+    }
+
     fn drop_address(&mut self) {
         self.lent = None;
         self.address_until = 0;
@@ -156,6 +187,7 @@ impl World {
         here.life += 1;
         here.paused = 0;
         here.missed.clear();
+        here.requests.clear();
         here.crash_after = None;
         here.failed = false;
         here.me.incarnation = incarnation(here.replica.incarnation);
@@ -327,7 +359,10 @@ impl World {
         let budget = here.policy.beat_ms.0.max(500);
         match effect {
             Effect::Read => self.row_read(who, Want::Asked(moment), budget),
-            Effect::Write { ticket, write } => self.row_write(who, Want::Ticket(ticket), Arc::new(*write), budget),
+            Effect::Write { ticket, write } => {
+                self.cross(host, &write);
+                self.row_write(who, Want::Ticket(ticket), Arc::new(*write), budget);
+            }
             Effect::Ping { to, ping } => {
                 let message = PeerMessage::Ping(here.me.clone(), ping);
                 self.send(host, self.host_of(&to), message);
@@ -401,9 +436,13 @@ impl World {
             Note::Became { from, to, epoch, why } => {
                 self.trace.mark(self.now, epoch.0);
                 self.trace.line(self.now, NAMES[host], || format!("{from} -> {to}, epoch {epoch}: {why}"));
+                if to == "activating" {
+                    self.check_beginning(host);
+                }
             }
             Note::Trouble { epoch, what } => {
                 self.trace.line(self.now, NAMES[host], || format!("trouble at epoch {epoch}: {what}"));
+                self.check_alarm(host, &what);
             }
         }
     }
@@ -460,11 +499,12 @@ impl World {
     fn heartbeat(&mut self, host: usize) {
         let here = &self.hosts[host];
         let path = self.path(&Who::Node { host, life: here.life });
+        self.asks_table(host);
+        let here = &self.hosts[host];
         let Some(node) = &here.node else { return };
-        if path.cut > 0 || (path.throttled > 0 && self.dice.below(2) == 0) {
+        if path.cut > 0 || path.denied > 0 || (path.throttled > 0 && self.dice.below(2) == 0) {
             return;
         }
-        let here = &self.hosts[host];
         let view = node.view(here.clock.read(self.now));
         let (epoch, beat) = view.seen.unwrap_or_default();
         // Where asynchronous standbys count at all, one that is no member is a second behind.

@@ -9,6 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str =
     "usage: sim [--seeds N] [--seed FIRST] [--threads N] [--seconds-budget S] [--stop-at-first] [--trace]
   --seeds N           how many seeds to run, one after the other from FIRST (1000)

@@ -36,6 +36,8 @@ pub struct Counts {
     pub events_late: u64,
     /// The longest time from the end of faults to whole service.
     pub longest_heal: Us,
+    /// The most requests that one node sent to the table within a second.
+    pub busiest: u64,
     pub faults: PerKind,
 }
 
@@ -85,6 +87,7 @@ impl Counts {
             events_late
         );
         self.longest_heal = self.longest_heal.max(other.longest_heal);
+        self.busiest = self.busiest.max(other.busiest);
         for (mine, theirs) in self.faults.0.iter_mut().zip(other.faults.0) {
             *mine += theirs;
         }
@@ -110,7 +113,7 @@ impl Counts {
             "failovers": self.failovers, "hand_overs": self.hand_overs, "restarts": self.restarts, "lossy": self.lossy,
             "writes_acknowledged": self.acknowledged, "reads": self.reads, "resyncs": self.resyncs,
             "function_runs": self.runs, "routes_moved": self.routes, "reboots": self.reboots,
-            "longest_heal_s": self.longest_heal as f64 / 1e6, "faults_total": self.all_faults(),
+            "most_requests_a_second": self.busiest, "longest_heal_s": self.longest_heal as f64 / 1e6, "faults_total": self.all_faults(),
             "noise": {
                 "requests lost": self.requests_lost, "answers lost or late": self.answers_lost,
                 "messages lost": self.messages_lost, "events lost": self.events_lost,
@@ -142,7 +145,7 @@ impl Counts {
         format!(
             "{:.1} simulated hours, {} events, {} steps of machines\n{} failovers ({} with loss accepted), {} hand-overs, \
              {} restarts of a holder, {} function runs, {} routes moved\n{} writes acknowledged, {} reads checked, {} resyncs; \
-             longest way back to whole service {:.1} s\nfaults injected:\n{}\nand on the way:\n{}",
+             longest way back to whole service {:.1} s; at most {} requests of a node to the table in a second\nfaults injected:\n{}\nand on the way:\n{}",
             self.hours(),
             self.events,
             self.steps,
@@ -156,6 +159,7 @@ impl Counts {
             self.reads,
             self.resyncs,
             self.longest_heal as f64 / 1e6,
+            self.busiest,
             faults.join("\n"),
             noise
         )

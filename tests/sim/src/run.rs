@@ -200,6 +200,7 @@ impl World {
             let path = self.path(&who);
             path.cut == 0
                 && path.mute == 0
+                && path.denied == 0
                 && (path.throttled == 0 || self.dice.below(2) == 0)
                 && !(self.dice.happens(self.weather.noise.table) && self.dice.below(8) == 0)
         };

@@ -29,6 +29,8 @@ pub struct Path {
     pub cut: u32,
     pub mute: u32,
     pub throttled: u32,
+    /// Every request is refused at once, for good.
+    pub denied: u32,
     /// Each way takes up to this much longer.
     pub slow: Us,
 }
@@ -43,6 +45,8 @@ pub struct Store {
     /// The row, while another or none stands in its place.
     pub away: Option<Arc<Row>>,
     pub away_since: Us,
+    /// Whoever says from now on that the row is not what it was, may be right.
+    pub tampered: bool,
     /// One for each node, and the last one for the functions.
     pub paths: Vec<Path>,
     writes: BTreeMap<u64, RowWrite>,
@@ -87,6 +91,7 @@ pub enum Tried {
     Applied,
     Conflict(Option<Arc<Row>>),
     TurnedAway,
+    Denied,
 }
 
 /// A request on its way to the table, or what the client learns of it.
@@ -102,6 +107,7 @@ enum Fate {
     AnswerLost { there: Us },
     Never,
     TurnedAway { after: Us },
+    Denied { after: Us },
 }
 
 /// A few milliseconds, now and then a tail.
@@ -115,6 +121,9 @@ impl Path {
             // What a connection has taken may still come through, when nobody waits for it any more.
             let queued = dice.below(3) == 0;
             return if queued { Fate::AnswerLost { there: dice.skewed(300_000, LATEST) } } else { Fate::Never };
+        }
+        if self.denied > 0 {
+            return Fate::Denied { after: way(dice) };
         }
         if self.throttled > 0 && dice.below(4) != 0 {
             return Fate::TurnedAway { after: way(dice) };
@@ -157,14 +166,24 @@ impl World {
     }
 
     pub(crate) fn row_try(&mut self, id: u64) {
+        if let Some(Who::Node { host, .. }) = self.store.writes.get(&id).map(|call| call.who) {
+            self.asks_table(host);
+        }
         let Some(call) = self.store.writes.get_mut(&id) else { return };
         call.tries += 1;
         let (who, tries, write) = (call.who, call.tries, Arc::clone(&call.write));
         let left = call.deadline.saturating_sub(self.now);
         let limit = left.min((call.budget / 3).max(SHORTEST_LIMIT)).max(SHORTEST_TRY);
-        let fate = self.path(&who).fate(&self.weather.noise, &mut self.dice);
+        let fate = match self.crossing.late.take_if(|_| tries == 1) {
+            Some(there) => Fate::AnswerLost { there },
+            None => self.path(&who).fate(&self.weather.noise, &mut self.dice),
+        };
         let now = self.now;
         match fate {
+            Fate::Denied { after } => {
+                let what = Message::RowTried { id, tries, result: Tried::Denied };
+                self.queue.push(now + after, Happening::To { who, what });
+            }
             Fate::Never => self.counts.requests_lost += 1,
             Fate::TurnedAway { after } => {
                 let what = Message::RowTried { id, tries, result: Tried::TurnedAway };
@@ -184,10 +203,16 @@ impl World {
     }
 
     pub(crate) fn row_read(&mut self, who: Who, want: Want, patience_ms: u64) {
+        if let Who::Node { host, .. } = who {
+            self.asks_table(host);
+        }
         let fate = self.path(&who).fate(&self.weather.noise, &mut self.dice);
         match fate {
             Fate::Answered { there, back } => {
                 self.queue.push(self.now + there, Happening::AtTable(AtTable::Read { who, want, back: Some(back) }));
+            }
+            Fate::Denied { after } => {
+                self.queue.push(self.now + after, Happening::To { who, what: Message::RowRead { want, row: None } });
             }
             // Reads are tried again within the patience; here a lost one uses it up.
             Fate::AnswerLost { .. } | Fate::Never | Fate::TurnedAway { .. } => {
@@ -251,6 +276,11 @@ impl World {
                 Outcome::of_conflict(&call.write, found, call.unanswered)
             }
             Tried::TurnedAway => return self.row_again(id, "throttled"),
+            // As `lease::table`: what no second try helps is told at once.
+            Tried::Denied => {
+                let problem = "access denied".to_owned();
+                if call.unanswered { Outcome::Unknown { problem } } else { Outcome::NotApplied { problem } }
+            }
         };
         self.row_settled(id, outcome);
     }

@@ -4,9 +4,11 @@
 
 use crate::dice::Dice;
 use crate::faults::Undo;
+use crate::host::Standstill;
 use crate::trace::Us;
 use crate::weather::Kind;
 use crate::world::{Happening, NAMES, World};
+use lease::change::Write;
 
 /// When the story begins: the cluster is whole long before.
 pub const BEGINS: Us = 15_000_000;
@@ -39,9 +41,18 @@ pub enum Story {
     Switchover,
     /// A call of an executor of old lands after the routes have been moved: it is put right within seconds, not by `watch`.
     LateRoute,
+    /// The holder is gone, and so is each event until long after the first suspicion.
+    EventsLost,
+    /// The holder's instance is stopped while the standbys' disks hang with its last writes.
+    DisksHang,
+    /// The link to a standby comes and goes, each time for too short to take the standby in.
+    StandbyFlaps,
+    /// A holder whose clocks stood still comes back while its successor's acceptance is on its way, and the table is gone; the
+    /// successor's process may die over it. No time is promised: nobody may serve beside it, and it ends well.
+    TakeoverCrossed,
 }
 
-const ALL: [Story; 16] = [
+const ALL: [Story; 20] = [
     Story::TableAwayForAll,
     Story::TableAwayForHolder,
     Story::TableAwayForStandby,
@@ -58,7 +69,19 @@ const ALL: [Story; 16] = [
     Story::HolderUnheard,
     Story::Switchover,
     Story::LateRoute,
+    Story::EventsLost,
+    Story::DisksHang,
+    Story::StandbyFlaps,
+    Story::TakeoverCrossed,
 ];
+
+/// Once, at the first acceptance after the story has begun.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Crossing {
+    armed: bool,
+    /// The next write's first try comes to the table this late, and its answer to nobody.
+    pub late: Option<Us>,
+}
 
 /// The longest times without service since the story began.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +90,10 @@ pub struct Gaps {
     pub acknowledged_at: Us,
     pub answered: Us,
     pub acknowledged: Us,
+    /// From when on hints were lost, or disks hung.
+    held_up: Us,
+    /// How often the in-sync set has changed within an epoch.
+    pub changes: u32,
     routes_moved: bool,
 }
 
@@ -122,6 +149,28 @@ impl World {
                 (taken_over + promises, taken_over + promises)
             }
             Story::Switchover | Story::LateRoute => (going_on + start + stop, going_on + start + stop),
+            // Once events come again, the next word of a suspicion is two seconds away.
+            Story::EventsLost => {
+                let within = taken_over + self.gaps.held_up + slow(2_000);
+                (within, within)
+            }
+            Story::DisksHang => (taken_over + self.gaps.held_up, taken_over + self.gaps.held_up),
+            // Held up once, until it is taken out; or twice, where it was about to be.
+            Story::StandbyFlaps => (going_on, 2 * without_member),
+            Story::TakeoverCrossed => (Us::MAX, Us::MAX),
+        }
+    }
+
+    /// How often the in-sync set changes at most, where that is promised.
+    fn promised_changes(story: Story) -> u32 {
+        match story {
+            Story::TableAwayForAll
+            | Story::TableAwayForHolder
+            | Story::TableAwayForStandby
+            | Story::ControlPlaneDown => 0,
+            Story::LinkCut | Story::StandbyCrashes | Story::StandbyPaused | Story::StandbyRestarts => 2,
+            Story::StandbyFlaps => 4,
+            _ => u32::MAX,
         }
     }
 
@@ -156,8 +205,39 @@ impl World {
             Story::HolderCrashes => self.power_off(holder, true),
             Story::HolderStopped => self.stop_instance(holder, "by somebody"),
             Story::HolderIsolated => {
-                self.cut_from_peers(holder, span);
+                // Of two standbys one may still hear it, and be heard: that must not keep the other.
+                let spared = (self.hosts.len() > 2 && self.dice.below(2) == 0).then_some((holder + 2) % 3);
+                for peer in (0..self.hosts.len()).filter(|peer| *peer != holder && Some(*peer) != spared) {
+                    self.cut(holder, peer, span);
+                    self.cut(peer, holder, span);
+                }
                 self.table_away(vec![holder], span);
+            }
+            Story::EventsLost => {
+                let wait = self.config.policy.wait_ms.0 * 1_000;
+                self.gaps.held_up = self.dice.between(wait, wait + 3_000_000);
+                self.bus.losing += 1;
+                self.undo_after(self.gaps.held_up, Undo::Losing);
+                self.cut_from_peers(holder, 10 * ttl);
+                self.table_away(vec![holder], 10 * ttl);
+            }
+            Story::DisksHang => {
+                self.gaps.held_up = self.dice.between(2_000_000, self.config.policy.wait_ms.0 * 1_000 + 4_000_000);
+                for host in (0..self.hosts.len()).filter(|host| *host != holder) {
+                    self.hosts[host].disk.stalled_until = self.now + self.gaps.held_up;
+                }
+                let at = self.now + self.dice.between(20_000, 400_000);
+                self.queue.push(at, Happening::StopInstance { host: holder });
+            }
+            Story::StandbyFlaps => {
+                let silence = self.config.policy.peer_silence_ms.0 * 1_000 * 10 / 9;
+                let down = silence + self.dice.between(200_000, 600_000);
+                let up = self.dice.between(450_000, 850_000);
+                self.flap(holder, standby, 6, Some((down, up)));
+            }
+            Story::TakeoverCrossed => {
+                self.crossing.armed = true;
+                self.stand_still(holder, Standstill::ClocksStand, 6 * ttl);
             }
             Story::HolderPaused => self.pause(holder, span),
             Story::HolderRestarts => self.restart_once(holder),
@@ -169,6 +249,31 @@ impl World {
             }
             Story::Switchover | Story::LateRoute => self.operate(Kind::Switchover, holder),
         }
+    }
+
+    /// A node writes: in one story the first acceptance is crossed by the return of the holder that it is to follow.
+    pub(crate) fn cross(&mut self, host: usize, write: &Write) {
+        let Some(row) = self.store.row.clone().filter(|_| self.crossing.armed) else { return };
+        let old = row.holder.as_ref().map(|holder| self.host_of(&holder.node)).filter(|old| *old != host);
+        let Some(old) = old.filter(|_| write.row.epoch > row.epoch) else { return };
+        self.crossing.armed = false;
+        let soon = self.dice.below(2) == 0;
+        self.crossing.late =
+            Some(if soon { self.dice.between(300_000, 2_500_000) } else { self.dice.between(2_500_000, 12_000_000) });
+        let ttl = self.config.policy.ttl_ms.0 * 1_000;
+        let span = self.dice.between(ttl, 4 * ttl);
+        let everybody = self.dice.below(2) == 0;
+        self.table_away(if everybody { (0..=self.hosts.len()).collect() } else { vec![old] }, span);
+        let dies = self.dice.below(2) == 0;
+        if dies {
+            self.hosts[host].crash_after = Some((0, false));
+        }
+        self.trace.line(self.now, "story", || {
+            format!("{}'s acceptance is late, {} comes back; {everybody}, {dies}", NAMES[host], NAMES[old])
+        });
+        let at = self.now + self.dice.below(300_000);
+        let power = self.hosts[old].power;
+        self.queue.push(at, Happening::Undo(Undo::Stall { host: old, power }));
     }
 
     /// A route has been changed; in one story that is when an old call lands.
@@ -213,6 +318,13 @@ impl World {
         let Some(story) = self.weather.story else { return };
         let (answered, acknowledged) = self.promised_gaps(story);
         let gaps = self.gaps;
+        if gaps.changes > Self::promised_changes(story) {
+            let most = Self::promised_changes(story);
+            self.broken(
+                "L1",
+                format!("{story:?}: the in-sync set changed {} times; promised are {most}", gaps.changes),
+            );
+        }
         let seconds = |us: Us| us as f64 / 1e6;
         if gaps.answered > answered {
             let what = format!(

@@ -5,11 +5,13 @@ use crate::checks::{i1, i3, i4};
 use crate::data::incarnation;
 use crate::dice::Dice;
 use crate::history::Version;
+use crate::stories::Story;
 use crate::weather::{Kind, Weather};
 use crate::world::{Who, World, holder};
 use crate::{run, run_in};
 use lease::ids::{Beat, Epoch, Lineage};
-use lease::record::Row;
+use lease::record::{DeadState, Nominee, ProofOfDeath, Row};
+use lease::rules::Rule;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -179,6 +181,69 @@ fn i6_sees_two_that_answer_and_two_that_believe() {
     world.hosts[1].clock = world.hosts[0].clock.clone();
     world.check_windows(1);
     assert_eq!(broken(&world), "I6");
+}
+
+#[test]
+fn i6_sees_a_beginning_beside_an_open_gate_and_a_false_proof_of_death() {
+    let mut world = serving();
+    let (old, clock, then) = (world.hosts[0].node.clone(), world.hosts[0].clock.clone(), world.now);
+    world.functions.down = 0;
+    world.power_off(0, false);
+    world.run_until(40_000_000);
+    assert_eq!(broken(&world), "nothing");
+    world.check_beginning(1);
+    assert_eq!(broken(&world), "nothing");
+    let now = world.now;
+    let one = &mut world.hosts[0];
+    (one.node, one.clock, one.on) = (old, clock, true);
+    one.clock.stood_still(then, now);
+    world.check_beginning(1);
+    assert_eq!(broken(&world), "I6");
+
+    let mut world = serving();
+    tamper(&mut world, |row| {
+        row.nominee = Some(Nominee {
+            node: holder(1).node,
+            incarnation: incarnation(2),
+            epoch: row.epoch,
+            beat: row.beat,
+            rule: Rule::R200,
+            reason: "an event".into(),
+            proof: Some(ProofOfDeath { instance: holder(0).instance, state: DeadState::Stopped }),
+            lossy: false,
+        });
+    });
+    assert_eq!(broken(&world), "nothing");
+    tamper(&mut world, |row| {
+        row.epoch = row.epoch.next();
+        row.beat = Beat(0);
+        row.holder = Some(holder(1));
+        row.nominee = None;
+        row.in_sync = [incarnation(2)].into();
+    });
+    assert_eq!(broken(&world), "I6");
+}
+
+#[test]
+fn l1_sees_a_false_alarm_a_storm_and_a_set_that_flaps() {
+    for (tampered, expected) in [(false, "L1"), (true, "nothing")] {
+        let mut world = serving();
+        world.store.tampered = tampered;
+        // Nobody knows of it but the store.
+        world.store.row = None;
+        world.run_until(20_000_000);
+        assert_eq!(broken(&world), expected);
+    }
+    let mut world = serving();
+    for _ in 0..40 {
+        world.asks_table(0);
+    }
+    assert_eq!(broken(&world), "L1");
+    let mut world = serving();
+    world.weather.story = Some(Story::StandbyFlaps);
+    world.gaps.changes = 5;
+    world.judge_story();
+    assert_eq!(broken(&world), "L1");
 }
 
 #[test]

@@ -29,8 +29,12 @@ pub enum Kind {
     TableThrottled,
     /// The way to the table and back takes long.
     TableSlow,
+    /// A node's credentials are refused: at once, and each time.
+    TableDenied,
     /// One node from its peers and from the table.
     Isolate,
+    /// Some nodes from the others, and soon after one side from the table.
+    Partition,
     /// One node's way to the table becomes slow, and soon after it is cut from all.
     FailSlowly,
     /// SIGKILL of the daemon; the workload lives on.
@@ -47,6 +51,8 @@ pub enum Kind {
     Stall,
     /// The VM stands still and its clocks with it.
     Freeze,
+    /// The machine is suspended: one of its clocks counts that.
+    Suspend,
     /// SIGTERM of the daemon, and a start later.
     ShutDown,
     /// A resource fails its checks.
@@ -61,6 +67,8 @@ pub enum Kind {
     NoFunctions,
     /// Events wait or are lost.
     NoBus,
+    /// An event of the last minute comes again.
+    OldEvent,
     /// EC2 answers nothing.
     NoEc2,
     /// A running function stands still for a while, and goes on.
@@ -92,7 +100,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 44] = [
         Self::CutOneWay,
         Self::CutLink,
         Self::CutNode,
@@ -103,7 +111,9 @@ impl Kind {
         Self::TableMute,
         Self::TableThrottled,
         Self::TableSlow,
+        Self::TableDenied,
         Self::Isolate,
+        Self::Partition,
         Self::FailSlowly,
         Self::KillDaemon,
         Self::Crash,
@@ -112,6 +122,7 @@ impl Kind {
         Self::Pause,
         Self::Stall,
         Self::Freeze,
+        Self::Suspend,
         Self::ShutDown,
         Self::ResourceFails,
         Self::WorkloadStuck,
@@ -119,6 +130,7 @@ impl Kind {
         Self::Drift,
         Self::NoFunctions,
         Self::NoBus,
+        Self::OldEvent,
         Self::NoEc2,
         Self::FreezeRun,
         Self::KillRun,
@@ -148,7 +160,9 @@ impl Kind {
             Self::TableMute => "table's answers lost",
             Self::TableThrottled => "table throttled",
             Self::TableSlow => "table slow",
+            Self::TableDenied => "table denied to a node",
             Self::Isolate => "node cut from all",
+            Self::Partition => "cluster partitioned",
             Self::FailSlowly => "node slow, then cut from all",
             Self::KillDaemon => "daemon killed",
             Self::Crash => "machine crashed",
@@ -157,6 +171,7 @@ impl Kind {
             Self::Pause => "daemon paused",
             Self::Stall => "VM stalled",
             Self::Freeze => "VM and its clocks frozen",
+            Self::Suspend => "machine suspended",
             Self::ShutDown => "daemon shut down",
             Self::ResourceFails => "resource failed",
             Self::WorkloadStuck => "workload stuck",
@@ -164,6 +179,7 @@ impl Kind {
             Self::Drift => "clock changed its rate",
             Self::NoFunctions => "functions down",
             Self::NoBus => "bus down",
+            Self::OldEvent => "old event again",
             Self::NoEc2 => "EC2's API down",
             Self::FreezeRun => "function frozen",
             Self::KillRun => "function killed",
@@ -186,8 +202,16 @@ impl Kind {
         match self {
             Self::Isolate => 6,
             Self::Crash | Self::FailSlowly => 4,
-            Self::Switchover | Self::KillDaemon | Self::Pause | Self::StopInstance | Self::CrashAtEffect => 3,
+            Self::Switchover
+            | Self::KillDaemon
+            | Self::Pause
+            | Self::StopInstance
+            | Self::CrashAtEffect
+            | Self::Partition
+            | Self::OldEvent => 3,
             Self::CutLink
+            | Self::Freeze
+            | Self::Suspend
             | Self::TableSlow
             | Self::SlowLink
             | Self::TableCut
@@ -200,7 +224,7 @@ impl Kind {
 }
 
 /// One seed in this many is a story.
-const STORIES: u64 = 8;
+const STORIES: u64 = 5;
 /// The leases that clusters are configured with.
 pub const TTLS: [u64; 5] = [3_000, 3_000, 3_000, 2_000, 5_000];
 /// The longest of them.
@@ -276,7 +300,8 @@ impl Weather {
         }
         let all = Self {
             story: None,
-            nodes: if dice.below(3) == 0 { 3 } else { 2 },
+            // A third one is what loss of data can be allowed for.
+            nodes: if dice.below(3) == 0 || (lossy && dice.below(2) == 0) { 3 } else { 2 },
             ttl_ms: TTLS[dice.index(TTLS.len())],
             lossy,
             length: dice.between(50, 110) * 1_000_000,

@@ -4,7 +4,7 @@ use crate::bus::{Bus, Put};
 use crate::checks::{God, Violation};
 use crate::clock::Clock;
 use crate::cloud::Answer;
-use crate::data::{DataMessage, Replica, incarnation};
+use crate::data::{DataMessage, Lane, Replica, incarnation};
 use crate::dice::Dice;
 use crate::ec2::{Ec2, Ec2Change, TABLES, VIP, launch_time};
 use crate::faults::Undo;
@@ -16,7 +16,7 @@ use crate::queue::Queue;
 use crate::report::Counts;
 use crate::run::Functions;
 use crate::store::{AtTable, Store, Tried, Want};
-use crate::stories::{BEGINS, Gaps};
+use crate::stories::{BEGINS, Crossing, Gaps};
 use crate::trace::{Trace, Us};
 use crate::weather::Weather;
 use lease::config::ClusterConfig;
@@ -87,13 +87,14 @@ pub enum Happening {
     Tick { host: usize, life: u64 },
     To { who: Who, what: Message },
     AtTable(AtTable),
-    Disk { host: usize, generation: u64 },
+    Disk { host: usize, generation: u64, lane: Lane },
     Up { host: usize, power: u64, order: u64, epoch: Epoch, who: Who },
     Down { host: usize, power: u64, order: u64, who: Who },
     Boot { host: usize, power: u64 },
     StartDaemon { host: usize },
     Stopped { host: usize },
     StartInstance { host: usize },
+    StopInstance { host: usize },
     Launched { host: usize },
     Invoke { put: Put },
     Start { payload: Arc<Value>, what: &'static str },
@@ -103,6 +104,7 @@ pub enum Happening {
     LateRoute { table: usize, to: Option<usize> },
     RouteJudged { table: usize },
     Client,
+    LookAt { host: usize, life: u64 },
     Story,
     Fault,
     Undo(Undo),
@@ -132,8 +134,9 @@ pub struct World {
     pub violation: Option<Violation>,
     pub sessions: u64,
     pub incarnations: u32,
-    /// Faults have stopped.
     pub gaps: Gaps,
+    pub crossing: Crossing,
+    /// Faults have stopped.
     pub healed: bool,
     pub healing: Healing,
     pub done: bool,
@@ -194,6 +197,7 @@ impl World {
             sessions: 0,
             incarnations: u32::try_from(hosts).unwrap_or(0),
             gaps: Gaps::default(),
+            crossing: Crossing::default(),
             healed: false,
             healing: Healing::default(),
             done: false,
@@ -260,11 +264,11 @@ impl World {
             Happening::Tick { host, life } => self.tick(host, life),
             Happening::To { who, what } => self.deliver(who, what),
             Happening::AtTable(what) => self.at_table(what),
-            Happening::Disk { host, generation } => {
+            Happening::Disk { host, generation, lane } => {
                 if self.hosts[host].stalled.is_some() {
-                    self.queue.push(self.now + 20_000, Happening::Disk { host, generation });
+                    self.queue.push(self.now + 20_000, Happening::Disk { host, generation, lane });
                 } else {
-                    self.disk_done(host, generation);
+                    self.disk_done(host, generation, lane);
                 }
             }
             Happening::Up { host, power, order, epoch, who } => {
@@ -284,6 +288,7 @@ impl World {
             Happening::Boot { host, power } => self.boot(host, power),
             Happening::StartDaemon { host } => self.start_daemon(host),
             Happening::Stopped { host } => self.instance_stopped(host),
+            Happening::StopInstance { host } => self.stop_instance(host, "by somebody"),
             Happening::StartInstance { host } => self.start_instance(host),
             Happening::Launched { host } => self.instance_launched(host),
             Happening::Invoke { put } => self.invoke(put.payload, put.what),
@@ -302,6 +307,17 @@ impl World {
             Happening::LateRoute { table, to } => self.set_route(table, to, " (a late call)"),
             Happening::RouteJudged { table } => self.judge_route(table),
             Happening::Story => self.tell_story(),
+            Happening::LookAt { host, life } => {
+                // After a suspension: by now it has seen what that means.
+                let here = &mut self.hosts[host];
+                if here.life == life && !here.is_frozen() {
+                    self.check_serving(host);
+                    self.check_windows(host);
+                } else {
+                    // It died, or stands still again, before it could look: its addresses live for what the kernel has left of them.
+                    here.tainted_until = here.tainted_until.max(here.address_until);
+                }
+            }
             Happening::Fault => self.fault(),
             Happening::Undo(undo) => self.undo(undo),
             Happening::Heal => self.heal(),
