@@ -87,6 +87,31 @@ def test_half_open_handshakes_end_and_disturb_nobody(server):
     assert time.monotonic() - began < 20
 
 
+def test_who_stands_still_amid_something_is_closed_and_who_is_idle_is_not(folder, engine):
+    """Nobody holds memory for long: neither with half a request, nor byte by byte, nor by not reading replies."""
+    with Server(folder, engine=engine, args=("--patience", "2")) as server:
+        idle, half_header, half_payload, drip, deaf = (Wire(server.connect()).go() for _ in range(5))
+        half_header.send(request(wire.FLUSH)[:20])
+        half_payload.send(request(wire.WRITE, length=1 << 20, data=bytes(100_000)))
+        drip.send(request(wire.WRITE, length=1 << 20))
+        deaf.send(b"".join(request(wire.READ, cookie=cookie, length=1 << 20) for cookie in range(30)))
+        began = time.monotonic()
+        while time.monotonic() < began + 6:
+            time.sleep(0.2)
+            try:
+                drip.send(b"x")
+            except OSError:
+                break
+        else:
+            raise AssertionError("a byte now and then is enough")
+        assert half_header.is_closed() and half_payload.is_closed()
+        with pytest.raises(EOFError):
+            deaf.take(30 << 20)
+        assert time.monotonic() - began < 8
+        idle.send(request(wire.FLUSH))
+        assert idle.simple() == (1, 0)
+
+
 @pytest.mark.parametrize("farewell", ["refuse", "hang-up"])
 def test_stop_with_clients_in_every_state(folder, engine, farewell):
     """CVE-2024-7409."""
@@ -261,3 +286,19 @@ def test_in_memory(folder):
     for args in [(), ("--buffered",)]:
         with tempfile.TemporaryDirectory(dir="/dev/shm") as memory, Server(folder, backing=Path(memory) / "backing", args=args) as server:
             libnbd(server.uri(), "h.pwrite(b'x' * 70000, 7); assert h.pread(70000, 7) == b'x' * 70000; h.flush()")
+
+
+def test_without_o_direct_it_says_so(folder):
+    """ramfs has none; what is asked for is not done in another way unless that is asked for too."""
+    mount = folder / "ram"
+    mount.mkdir()
+    run("mount", "-t", "ramfs", "none", mount)
+    try:
+        backing = mount / "backing"
+        backing.touch()
+        os.truncate(backing, 1 << 20)
+        assert "--buffered" in _refused("--backing", backing, "--socket", folder / "s")
+        with Server(folder, backing=backing, args=("--buffered",)) as server:
+            libnbd(server.uri(), "h.pwrite(b'x' * 70000, 7); assert h.pread(70000, 7) == b'x' * 70000; h.flush()")
+    finally:
+        run("umount", mount)

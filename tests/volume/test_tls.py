@@ -55,6 +55,7 @@ def test_what_was_injected_in_the_clear_is_not_obeyed(server, tls_folder):
     client = Wire(server.connect())
     client.send(option(wire.STARTTLS) + option(wire.STRUCTURED_REPLY))
     assert client.reply()[1] == wire.ACK
+    client.connection.settimeout(5)  # before any limit on handshakes: not even TLS is begun
     assert client.is_closed()
 
 

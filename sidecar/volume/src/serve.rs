@@ -13,6 +13,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Event loops, at most: the kernel's client opens four connections.
@@ -58,6 +59,9 @@ pub struct Args {
     /// Connections at a time
     #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub connections: u16,
+    /// How long a client may take to send one request of up to 32 MiB, or to take one reply; who is idle is left alone
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub patience: u64,
     /// How to part from clients on SIGTERM
     #[arg(long, value_enum, default_value_t = Farewell::Refuse)]
     pub farewell: Farewell,
@@ -136,6 +140,7 @@ pub async fn run(args: Args) -> Result<(), ServeError> {
         connections_max: usize::from(args.connections),
         memory_bytes: MEMORY_MAX_BYTES,
         farewell: args.farewell,
+        patience: Duration::from_secs(args.patience),
     };
     let stop = async move {
         tokio::select! {

@@ -54,6 +54,8 @@ struct Inner {
     flying: Slab<(Operation, Done)>,
     waiting: VecDeque<(Operation, Done)>,
     unsubmitted: bool,
+    /// Kept for its memory.
+    spare: Finished,
 }
 
 impl Ring {
@@ -66,7 +68,15 @@ impl Ring {
         let ring = IoUring::builder().setup_cqsize(completions).setup_clamp().build(SUBMISSIONS)?;
         // A descriptor of its own: the ring's is closed with the ring, whenever that is.
         let readiness = readiness(duplicate(&ring)?)?;
-        let inner = Inner { disk, workers, ring, flying: Slab::new(), waiting: VecDeque::new(), unsubmitted: false };
+        let inner = Inner {
+            disk,
+            workers,
+            ring,
+            flying: Slab::new(),
+            waiting: VecDeque::new(),
+            unsubmitted: false,
+            spare: Vec::new(),
+        };
         let lane = Rc::new(Ring { inner: RefCell::new(inner) });
         tokio::task::spawn_local(reap(Rc::downgrade(&lane), readiness));
         Ok(lane)
@@ -84,20 +94,17 @@ impl Ring {
     pub(super) fn kick(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.submit();
-        let finished = inner.finished();
+        let mut finished = inner.finished();
         drop(inner);
-        answer(finished);
+        // Outside of the borrow: who is told may submit again.
+        for (done, answer) in finished.drain(..) {
+            done.answer(answer);
+        }
+        self.inner.borrow_mut().spare = finished;
     }
 }
 
 type Finished = Vec<(Done, crate::request::Answer)>;
-
-/// Outside of every borrow: who is told may submit again.
-fn answer(finished: Finished) {
-    for (done, answer) in finished {
-        done.answer(answer);
-    }
-}
 
 async fn reap(ring: Weak<Ring>, readiness: AsyncFd<OwnedFd>) {
     loop {
@@ -150,31 +157,29 @@ impl Inner {
         }
     }
 
+    /// Takes what the kernel has finished.
     fn finished(&mut self) -> Finished {
-        let mut finished = Vec::new();
-        loop {
-            let completions: Vec<(u64, i32)> =
-                self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
-            if completions.is_empty() {
-                return finished;
-            }
-            for (tag, result) in completions {
-                let key = usize::try_from(tag).expect("a key of `flying`");
-                let (operation, done) = self.flying.remove(key);
-                match operation.completed(&self.disk, result) {
-                    Completed::Answer(answer) => finished.push((done, answer)),
-                    // Done in part, or interrupted: rare, so the plain way does it anew from the start.
-                    Completed::Again(operation) => {
-                        let operation = operation.queued();
-                        self.workers.submit(Box::new(move |disk| done.answer(operation.run(disk))));
-                    }
-                }
-                if let Some((operation, done)) = self.waiting.pop_front() {
-                    self.push(operation, done);
+        let mut finished = std::mem::take(&mut self.spare);
+        let Inner { disk, workers, ring, flying, .. } = self;
+        for entry in ring.completion() {
+            let key = usize::try_from(entry.user_data()).expect("a key of `flying`");
+            let (operation, done) = flying.remove(key);
+            match operation.completed(disk, entry.result()) {
+                Completed::Answer(answer) => finished.push((done, answer)),
+                // Done in part, or interrupted: rare, so the plain way does it anew from the start.
+                Completed::Again(operation) => {
+                    let operation = operation.queued();
+                    workers.submit(Box::new(move |disk| done.answer(operation.run(disk))));
                 }
             }
-            self.submit();
         }
+        while self.flying.len() < OUTSTANDING_MAX
+            && let Some((operation, done)) = self.waiting.pop_front()
+        {
+            self.push(operation, done);
+        }
+        self.submit();
+        finished
     }
 }
 

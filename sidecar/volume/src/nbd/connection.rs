@@ -8,10 +8,9 @@
 //! ```
 
 use super::budget::{Budget, Reserved};
-use super::handshake::Agreed;
 use super::transmission::{Asked, BadMagic, Decoder, Encoded, Event, REQUEST_BYTES, Terms};
 use crate::buffer::{Buffer, Pool};
-use crate::request::{Answer, Device, Done, Geometry, Mailbox, Refusal, Request};
+use crate::request::{Answer, Device, Done, Mailbox, Refusal, Request};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::fmt;
@@ -33,9 +32,6 @@ pub const INPUT_BYTES: usize = 64 << 10;
 const STRAIGHT_MIN_BYTES: usize = 16 << 10;
 /// Replies sent by one system call: a head and a body each.
 const SLICES_MAX: usize = 128;
-/// How long a client may take to send one request, or to take one reply: at most 32 MiB. A client that is idle owes nothing,
-/// and may be silent for ever; one that sends a byte now and then does not hold memory for longer than this.
-const STALL_MAX: Duration = Duration::from_secs(60);
 /// How long a client is told that the server shuts down; and how long it may then take for the replies that are left.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -88,7 +84,7 @@ pub enum End {
     ShutDown,
     #[error("the client is gone")]
     Lost,
-    #[error("the client took more than {} s for one request or reply", STALL_MAX.as_secs())]
+    #[error("the client took too long for one request or reply")]
     Stalled,
     #[error(transparent)]
     BadMagic(#[from] BadMagic),
@@ -179,6 +175,9 @@ pub struct Connection<S> {
     steps: u64,
     /// Replies are held by what lies below, which is TLS.
     is_unflushed: bool,
+    /// How long a client may take to send one request, or to take one reply. A client that is idle owes nothing, and may be
+    /// silent for ever; one that sends a byte now and then does not hold memory for longer than this.
+    patience: Duration,
     /// When the client's time is over, and the steps when it began.
     stall: Option<(Pin<Box<Sleep>>, u64)>,
     /// What ended it, where something did.
@@ -190,11 +189,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn new(
         stream: S,
         input: Input,
-        geometry: Geometry,
-        agreed: Agreed,
+        terms: Terms,
         device: Rc<dyn Device>,
         pool: Pool,
         budget: Budget,
+        patience: Duration,
     ) -> Connection<S> {
         Connection {
             stream,
@@ -202,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             pool,
             budget,
             input,
-            decoder: Decoder::new(Terms { geometry, agreed }),
+            decoder: Decoder::new(terms),
             reading: Reading::Open,
             waiting: None,
             payload_room: None,
@@ -213,6 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             sent: 0,
             steps: 0,
             is_unflushed: false,
+            patience,
             stall: None,
             end: None,
         }
@@ -469,7 +469,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if !is_owing {
                     return Ok(());
                 }
-                self.stall = Some((Box::pin(tokio::time::sleep(STALL_MAX)), self.steps));
+                self.stall = Some((Box::pin(tokio::time::sleep(self.patience)), self.steps));
                 continue;
             };
             if sleep.as_mut().poll(cx).is_pending() {

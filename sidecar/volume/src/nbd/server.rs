@@ -7,6 +7,7 @@ use super::budget::{Budget, Memory};
 use super::connection::{Connection, End, Farewell, Input};
 use super::handshake::{Agreed, Closed, Encryption, Handshake, Next, Offer};
 use super::listen::{Accepted, Listener};
+use super::transmission::Terms;
 use crate::buffer::Pool;
 use crate::request::{Device, Volume};
 use rustls::ServerConfig;
@@ -43,6 +44,8 @@ pub struct Config {
     /// Data of requests that are outstanding, all connections together.
     pub memory_bytes: u64,
     pub farewell: Farewell,
+    /// How long a client may take to send one request, or to take one reply.
+    pub patience: Duration,
 }
 
 impl fmt::Debug for Config {
@@ -290,8 +293,9 @@ where
     }
     tracing::debug!(agreed.structured, agreed.block_status, "a client is served");
     let budget = Budget::new(shared.memory.clone());
-    let geometry = shared.config.volume.geometry();
-    let mut connection = Connection::new(stream, input, geometry, agreed, device, shared.config.pool.clone(), budget);
+    let Config { volume, pool, patience, .. } = &shared.config;
+    let terms = Terms { geometry: volume.geometry(), agreed };
+    let mut connection = Connection::new(stream, input, terms, device, pool.clone(), budget, *patience);
     let mut left = None;
     let farewell = async {
         shut_down(shared).await;
