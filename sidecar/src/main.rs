@@ -37,6 +37,11 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Volumes: block devices that are served by NBD
+    Volume {
+        #[command(subcommand)]
+        verb: VolumeVerb,
+    },
     /// Enter a cgroup and become a command; how the daemon starts everything of the workload
     #[command(hide = true)]
     Launch {
@@ -45,6 +50,11 @@ enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum VolumeVerb {
+    Serve(volume::serve::Args),
 }
 
 fn main() -> ExitCode {
@@ -78,17 +88,28 @@ fn start(verb: Verb) -> anyhow::Result<ExitCode> {
             // For scripts: 0 well, 2 something needs an operator.
             Ok(if screen::is_well(&status) { ExitCode::SUCCESS } else { ExitCode::from(2) })
         }
+        Verb::Volume { verb: VolumeVerb::Serve(args) } => {
+            log();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(volume::serve::run(args))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Launch { cgroup, command } => Err(resources::command::launch(&cgroup, &command).into()),
     }
 }
 
-fn node(config: NodeConfig) -> anyhow::Result<ExitCode> {
+/// What is told goes to the standard error, where systemd's journal takes it.
+fn log() {
     let filter = EnvFilter::try_from_env("LEASEHOLD_LOG").unwrap_or_else(|_| EnvFilter::new("info,aws_config=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+}
+
+fn node(config: NodeConfig) -> anyhow::Result<ExitCode> {
+    log();
     // A part that panicked must not leave a half-living node behind: the kernel takes the address away, and whoever
     // started the daemon ends what it started.
     let report = std::panic::take_hook();

@@ -131,8 +131,10 @@ impl Operation {
         match &mut self {
             Operation::Read { at, buffer, .. } => disk.read(*at, buffer.as_mut())?,
             Operation::Write { at, data, fua, held } => {
-                let range = *at..*at + data.len() as u64;
-                held.get_or_insert_with(|| disk.changing.together(range));
+                // Where every byte is a block of its own, no write touches what is around it.
+                if disk.geometry().block_bytes > 1 {
+                    held.get_or_insert_with(|| disk.changing.together(*at..*at + data.len() as u64));
+                }
                 disk.write(*at, data, *fua)?;
             }
             Operation::Flush => disk.flush()?,

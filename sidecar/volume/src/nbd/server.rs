@@ -328,3 +328,7 @@ async fn shut_down(shared: &Shared) {
     // An error means that the sender is gone, and with it the server.
     let _ = shared.shutdown.clone().wait_for(|is_stopping| *is_stopping).await;
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
