@@ -7,6 +7,7 @@ use lease::ids::{Epoch, NodeId};
 use lease::time::Millis;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a step makes a few; an event, the largest, is rare")]
 pub enum Effect {
     /// Read the row, strongly consistent; answer with `RowRead` or `RowUnreadable`. At most one read is asked at a time.
     Read,
