@@ -131,13 +131,13 @@ def look_for(patch, clean, options):
             raise Failed(f"seed {violation['seed']} breaks {violation['invariant']} in the sources as they are, too")
         # A run that found nothing would have taken longer than its limit; how much, nobody knows.
         seconds.append(took if violation else float("inf"))
-        fell += [f"{violation['invariant']} (seed {violation['seed']})"] if violation else []
+        fell += [f"{violation['invariant']} (seed {violation['seed']}): {violation['what']}"] if violation else []
     median, worst = statistics.median(seconds), max(seconds)
     found = median <= options.budget
     invariants = sorted({what.split(" ")[0] for what in fell})
     print(f"{'found ' if found else 'MISSED'} {patch.stem:<36} {'/'.join(invariants) or '-':<18} "
           f"median {told(median, options):>7}  worst {told(worst, options):>7}  seeds {seeds}  "
-          f"(expected: {header(patch)[1]})", flush=True)
+          f"(expected: {header(patch)[1]})", *(f"\n         {what}" for what in fell), flush=True)
     finite = [None if figure == float("inf") else round(figure, 1) for figure in (median, worst)]
     return {"name": patch.stem, "found": found, "fell": fell, "median_s": finite[0], "worst_s": finite[1]}
 

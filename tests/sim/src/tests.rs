@@ -235,7 +235,7 @@ fn l1_sees_a_false_alarm_a_storm_and_a_set_that_flaps() {
         assert_eq!(broken(&world), expected);
     }
     let mut world = serving();
-    for _ in 0..40 {
+    for _ in 0..60 {
         world.asks_table(0);
     }
     assert_eq!(broken(&world), "L1");
