@@ -29,6 +29,7 @@ from .figures import Machine, table
 SIZE = 256 << 20
 PATTERNS = [("randread", "4k", 1), ("randwrite", "4k", 1), ("randread", "4k", 32), ("randwrite", "4k", 32), ("read", "1m", 8), ("write", "1m", 8)]
 OURS, GOAL = "leasehold", 1.0
+RAMP_S = 1  # fio takes whole seconds
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -42,7 +43,7 @@ class Place:
 
 
 def main() -> int:
-    rounds, runtime_s = int(os.environ.get("ROUNDS", "5")), float(os.environ.get("RUNTIME_S", "2"))
+    rounds, runtime_s = int(os.environ.get("ROUNDS", "5")), int(os.environ.get("RUNTIME_S", "2"))
     for tool in ("fio", "nbdkit", "qemu-nbd"):
         if not shutil.which(tool):
             print(f"{tool} is missing: make setup", file=sys.stderr)
@@ -90,7 +91,7 @@ def _filled(path: Path) -> Path:
 Samples = dict[tuple[tuple[str, str, int], str], list[dict[str, float]]]
 
 
-def _measure(place: Place, rounds: int, runtime_s: float) -> Samples:
+def _measure(place: Place, rounds: int, runtime_s: int) -> Samples:
     samples: Samples = {}
     names = list(place.servers)
     for round_number in range(rounds):
@@ -101,7 +102,7 @@ def _measure(place: Place, rounds: int, runtime_s: float) -> Samples:
     return samples
 
 
-def _run(place: Place, name: str, pattern: tuple[str, str, int], runtime_s: float) -> dict[str, float]:
+def _run(place: Place, name: str, pattern: tuple[str, str, int], runtime_s: int) -> dict[str, float]:
     rw, size, depth = pattern
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         sock = Path(folder) / "s"
@@ -113,13 +114,13 @@ def _run(place: Place, name: str, pattern: tuple[str, str, int], runtime_s: floa
                 assert server.poll() is None and time.monotonic() < until, f"{name} does not start"
                 time.sleep(0.01)
             command = ["fio", "--name=b", "--ioengine=nbd", f"--uri=nbd+unix:///?socket={sock}", f"--rw={rw}", f"--bs={size}", f"--iodepth={depth}", f"--size={SIZE}",
-                       "--time_based", f"--runtime={runtime_s}", "--ramp_time=0.3", "--randrepeat=0", "--norandommap", "--output-format=json"]  # fmt: skip
+                       "--time_based", f"--runtime={runtime_s}", f"--ramp_time={RAMP_S}", "--randrepeat=0", "--norandommap", "--output-format=json"]  # fmt: skip
             before = _cpu_s(server.pid)
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 + runtime_s)
             spent = _cpu_s(server.pid) - before
             assert done.returncode == 0, f"{name}: {done.stderr}"
             told = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]["write" if "write" in rw else "read"]
-            total = told["iops"] * (runtime_s + 0.3)
+            total = told["iops"] * (told["runtime"] / 1000 + RAMP_S)
             return {"iops": told["iops"], "p50_us": told["clat_ns"]["percentile"]["50.000000"] / 1000, "p99_us": told["clat_ns"]["percentile"]["99.000000"] / 1000,
                     "cpu_us": 1e6 * spent / total if total else 0.0}  # fmt: skip
         finally:

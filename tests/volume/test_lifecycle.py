@@ -104,10 +104,13 @@ def test_who_stands_still_amid_something_is_closed_and_who_is_idle_is_not(folder
                 break
         else:
             raise AssertionError("a byte now and then is enough")
+        # Patience may begin anew once: what else the client did meanwhile counts for it.
+        time.sleep(max(0.0, began + 6 - time.monotonic()))
+        for client in (half_header, half_payload, deaf):
+            client.connection.settimeout(0.1)
         assert half_header.is_closed() and half_payload.is_closed()
         with pytest.raises(EOFError):
             deaf.take(30 << 20)
-        assert time.monotonic() - began < 8
         idle.send(request(wire.FLUSH))
         assert idle.simple() == (1, 0)
 
