@@ -90,7 +90,7 @@ def test_a_deployment_whose_route_tables_do_not_fit_the_network_fails(scene):
     network = dataclasses.replace(scene.network, virtual_ip=address, route_tables=[listed, routeless])
     with pytest.raises(DeploymentError) as refused:
         Deployment(scene.cloud, "leasehold-misfit", [ClusterSpec("misfit", network)]).deploy()
-    told = str(refused.value)
+    told = " ".join(str(refused.value).split())  # the CLI folds lines
     assert f"missing route: {routeless}" in told and "create_in" in told, told
     assert f"route not listed: {stranger}" in told and "route_tables" in told, told
     assert _as_it_stands(scene) == before, "the cluster that was there was touched"
