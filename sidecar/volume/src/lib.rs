@@ -10,6 +10,7 @@ pub mod backing;
 pub mod buffer;
 pub mod ids;
 pub mod nbd;
+pub mod metadata;
 pub mod request;
 pub mod serve;
 pub mod wire;
