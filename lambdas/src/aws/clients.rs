@@ -1,5 +1,5 @@
 //! The SDK clients. They share one HTTP client, so that the system's TLS roots are loaded once and connections are used
-//! again; over plain HTTP no roots are loaded at all.
+//! again.
 
 use crate::environment::Environment;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
@@ -32,7 +32,7 @@ impl Clients {
             .credentials_provider(aws_sdk_ec2::config::SharedCredentialsProvider::new(
                 EnvironmentVariableCredentialsProvider::new(),
             ))
-            .http_client(http_client(environment));
+            .http_client(http_client());
         let base = match &environment.endpoint {
             Some(url) => base.endpoint_url(url),
             None => base,
@@ -91,13 +91,9 @@ fn limit(try_ms: u64) -> TimeoutConfig {
         .build()
 }
 
-/// Over plain HTTP no certificate store is ever loaded. With TLS the SDK loads the system's roots once, when the first
-/// client is made, and keeps them.
-fn http_client(environment: &Environment) -> SharedHttpClient {
-    if environment.endpoint.as_ref().is_some_and(|url| url.starts_with("http://")) {
-        aws_smithy_http_client::Builder::new().build_http()
-    } else {
-        let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-        aws_smithy_http_client::Builder::new().tls_provider(ring).build_https()
-    }
+/// The same whatever the endpoint: with one of plain HTTP, as tests use, the system's roots are loaded all the same, so
+/// that what is measured of a start is what happens on AWS. The SDK loads them when the first client is made, and keeps them.
+fn http_client() -> SharedHttpClient {
+    let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+    aws_smithy_http_client::Builder::new().tls_provider(ring).build_https()
 }
