@@ -51,6 +51,7 @@ def main() -> int:
         machine = Machine()
         bench.cold()
         bench.warm()
+        bench.nominations()
         bench.drift_by_event()
         bench.drift_by_watch()
         busy = machine.busy_percent()
@@ -110,6 +111,16 @@ class Bench:
         # Waits, by design, until the holder has renewed once.
         self._warm("failover: status (until a beat)", {"action": "status", "cluster": "web"}, lambda answer: answer["network"]["matches"])
 
+    def nominations(self) -> None:
+        """A decision that is written: a suspicion as the standby would put it, though the active node lives. It is nominated at
+        once, by R210, and the holder's next renewal makes the nomination void: nothing moves, but the decision was real."""
+        self._run("failover", self._suspected())  # warm from here on
+        for _ in range(self.samples):
+            run, nominated = self._nominated()
+            self._add("failover: suspicion to nomination", (nominated - run["started"]) * 1000)
+        status = self.cluster.status()
+        assert (status.active, status.epoch) == (self.active, self.epoch), f"a nomination beside a living holder was accepted: {status}"
+
     def drift_by_event(self) -> None:
         """A node says that it holds the lease and no route leads to it: what follows each acceptance that no function drove."""
         for _ in range(self.samples):
@@ -150,6 +161,29 @@ class Bench:
                 return run, mine
             # Cold, or the scheduled watch came in between and did some of it.
         raise AssertionError(f"{name} was to rewrite {TABLES} routes, warm, and did not in {ATTEMPTS} runs; last: {run['response']}")
+
+    def _nominated(self) -> tuple[dict[str, Any], float]:
+        """A run, warm, and the wall clock time at which its nomination was written."""
+        for _ in range(ATTEMPTS):
+            mark = self.cloud.audit_mark()
+            run = self._run("failover", self._suspected())
+            written = [call["time"] for call in self.cloud.audit(mark)
+                       if call["applied"] and call["action"] == "UpdateItem" and call["caller"].get("environment") == run["environment"]
+                       and isinstance((call["params"].get("written") or {}).get("nominee"), dict)]  # fmt: skip
+            if not run["cold"] and len(written) == 1:
+                assert run["response"]["outcome"] == "holder_returned", run["response"]
+                return run, written[0]
+            # The holder renewed before the write: the suspicion was stale.
+        raise AssertionError(f"failover was to nominate, warm, and did not in {ATTEMPTS} runs; last: {run['response']}")
+
+    def _suspected(self) -> dict[str, Any]:
+        """As the standby puts it, right after a renewal, so that the run has time before the next."""
+        row = self.cluster.row()
+        until = time.monotonic() + TTL_MS / 1000
+        while (now := self.cluster.row())["beat"] == row["beat"] and time.monotonic() < until:
+            time.sleep(0.01)
+        detail = {"v": 1, "cluster": "web", "node": self.standby, "epoch": now["epoch"], "beat": now["beat"], "silent_ms": 1850, "peer_link": False}
+        return {"source": "leasehold", "detail-type": "Holder Suspected", "detail": detail}
 
     def _run(self, name: str, payload: dict[str, Any]) -> dict[str, Any]:
         """The record of one invocation."""
@@ -195,6 +229,7 @@ GOALS_MS = {
     "failover: init": GOAL_INIT_MS,
     "failover: plan": GOAL_DECISION_MS,
     "failover: event, all routes right": GOAL_DECISION_MS,
+    "failover: suspicion to nomination": GOAL_DECISION_MS,
     "failover: event to first route": GOAL_DECISION_MS,
     "watch: second look to all 20": GOAL_DECISION_MS,
 }
