@@ -30,7 +30,7 @@ pub enum Ask {
     Write(Arc<Write>, Millis),
     Record { time: String, id: String, detail: String },
     History(usize),
-    Announce(Event),
+    Announce(Box<Event>),
     Instances,
     Interfaces,
     RouteTables(Tables),
@@ -208,7 +208,7 @@ impl Cloud for RunCloud {
     }
 
     async fn announce(&self, event: &Event) -> Result<(), CloudError> {
-        expect!(self.ask(Ask::Announce(event.clone())).await, Answer::Done)
+        expect!(self.ask(Ask::Announce(Box::new(event.clone()))).await, Answer::Done)
     }
 
     async fn instances(&self, ids: &[InstanceId]) -> Found<InstanceId, Described> {
