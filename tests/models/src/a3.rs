@@ -99,11 +99,17 @@ pub fn mutants() -> Vec<Mutant> {
     use routes::Mutation as Leads;
     let deciding = |name, trap, left_out, mutation, wakes| {
         let bounds = decisions::Bounds { nodes: 2, revs: 6, runs: 2, deaths: 1, wakes };
-        Mutant::new("a3", name, trap, left_out, move || Decisions::new(bounds, Some(mutation)))
+        let model = move |mutation| move || Decisions::new(bounds, mutation);
+        Mutant::new("a3", name, trap, left_out, model(None), model(Some(mutation)))
     };
     let routing = |name, trap, left_out, mutation| {
         let bounds = routes::Bounds { nodes: 2, epochs: 3, meddling: 0, unanswered: true, step_by_step: true };
-        Mutant::new("a3", name, trap, left_out, move || Routes::new(bounds, Some(mutation)))
+        let model = move |mutation| move || Routes::new(bounds, mutation);
+        Mutant::new("a3", name, trap, left_out, model(None), model(Some(mutation)))
+    };
+    let orphaned = |mutation| {
+        let bounds = decisions::Bounds { nodes: 3, revs: 3, runs: 1, deaths: 2, wakes: Wakes::Suspicions };
+        move || Decisions::new(bounds, mutation)
     };
     vec![
         deciding("adds-epoch", 10, "raises the epoch by adding one, on any row", Decides::AddsEpoch, Wakes::Events),
@@ -149,10 +155,14 @@ pub fn mutants() -> Vec<Mutant> {
             Decides::OutlivesRenewal,
             Wakes::Suspicions,
         ),
-        Mutant::new("a3", "waits-for-nominee", 0, "a nominee that does not accept is waited for", || {
-            let bounds = decisions::Bounds { nodes: 3, revs: 3, runs: 1, deaths: 2, wakes: Wakes::Suspicions };
-            Decisions::new(bounds, Some(Decides::WaitsForNominee))
-        }),
+        Mutant::new(
+            "a3",
+            "waits-for-nominee",
+            0,
+            "a nominee that does not accept is waited for",
+            orphaned(None),
+            orphaned(Some(Decides::WaitsForNominee)),
+        ),
         routing("calls-on-old-read", 30, "the row is not read right before the calls", Leads::NoReadBeforeCalls),
         routing(
             "finishes-old-plan",

@@ -30,13 +30,20 @@ pub fn mutant_line(mutant: &Mutant, killed: Option<&Killed>) -> String {
     let trap = if mutant.trap == 0 { "guard  ".into() } else { format!("trap {:<2}", mutant.trap) };
     let who = format!("{}  {trap}  {}: {}", mutant.model, mutant.name, mutant.left_out);
     match killed {
-        Some(killed) => format!(
-            "{who} -> {} falls in {} steps, {} states, {:.1} s",
-            killed.property,
-            killed.steps,
-            grouped(killed.states),
-            killed.seconds
-        ),
+        Some(killed) => {
+            let sound = match killed.sound {
+                (states, None) => format!("the whole rules hold to that depth ({} states)", grouped(states)),
+                (_, Some(property)) => format!("SO DO THE WHOLE RULES: {property}"),
+            };
+            let late = if killed.counts() || killed.sound.1.is_some() { "" } else { " TOO LATE" };
+            format!(
+                "{who} -> {} falls in {} steps, {} states, {:.1} s{late}; {sound}",
+                killed.property,
+                killed.steps,
+                grouped(killed.states),
+                killed.seconds
+            )
+        }
         None => format!("{who} -> SURVIVES"),
     }
 }
@@ -67,6 +74,7 @@ pub fn figures(reports: &[Report], hunts: &[(Mutant, Option<Killed>)], seconds: 
                 "violates": killed.as_ref().map(|killed| killed.property),
                 "steps": killed.as_ref().map(|killed| killed.steps),
                 "seconds": killed.as_ref().map(|killed| tenths(killed.seconds)),
+                "whole_rules_hold": killed.as_ref().map(|killed| killed.sound.1.is_none()),
             })
         })
         .collect();
@@ -76,7 +84,7 @@ pub fn figures(reports: &[Report], hunts: &[(Mutant, Option<Killed>)], seconds: 
         "states": reports.iter().map(|report| report.states).sum::<u64>(),
         "generated": reports.iter().map(|report| report.generated).sum::<u64>(),
         "mutants": mutants,
-        "mutants_killed": killed.clone().count(),
+        "mutants_killed": killed.clone().filter(|killed| killed.counts()).count(),
         "mutants_total": hunts.len(),
         "slowest_mutant_seconds": tenths(killed.map(|killed| killed.seconds).fold(0.0, f64::max)),
         "reached": checks().filter(|(_, reached)| *reached).count(),

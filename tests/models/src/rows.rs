@@ -13,6 +13,7 @@ use lease::policy::Policy;
 use lease::record::{DeadState, Holder, Nominee, ProofOfDeath, Row};
 use lease::rules::Rule;
 use lease::time::{Millis, Moment};
+use node::rules::{self, Sequel};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -36,6 +37,11 @@ impl Member {
     #[must_use]
     pub fn node(self) -> usize {
         usize::from(self.0 / INCARNATIONS)
+    }
+
+    /// With its node numbered anew.
+    pub(crate) fn renumbered(self, to: impl Fn(usize) -> usize) -> Self {
+        Self::of(to(self.node()), self.0 % INCARNATIONS)
     }
 
     /// As it is called in traces: the node's letter, and the incarnation where it is not the first.
@@ -84,6 +90,11 @@ impl Members {
 
     pub fn each(self) -> impl Iterator<Item = Member> {
         (0..16).map(Member).filter(move |member| self.has(*member))
+    }
+
+    /// With each member's node numbered anew.
+    pub(crate) fn renumbered(self, to: impl Fn(usize) -> usize) -> Self {
+        self.each().fold(Self::default(), |set, member| set.with(member.renumbered(&to)))
     }
 
     /// "{A, B}".
@@ -150,6 +161,14 @@ impl Packed {
     #[must_use]
     pub fn nominee(self) -> Option<Member> {
         self.nominee_code().checked_sub(1).map(Member)
+    }
+
+    /// With each node numbered anew.
+    pub(crate) fn renumbered(self, to: impl Fn(usize) -> usize + Copy) -> Self {
+        let code = |member: Option<Member>| member.map_or(0, |member| member.renumbered(to).0 + 1);
+        self.with_holder(code(self.holder()))
+            .with_nominee(code(self.nominee()))
+            .with_in_sync(self.in_sync().renumbered(to))
     }
 
     #[must_use]
@@ -320,25 +339,39 @@ pub fn on(row: Packed, me: Member, epoch: u8, want: Want, mark: u8) -> Option<Pa
     type Question = (Packed, Member, u8, Want, u8);
     thread_local!(static SAID: RefCell<Memo<Question, Option<Packed>>> = RefCell::default());
     asked(&SAID, (row, me, epoch, want, mark), || {
-        let (real, me_real, epoch) = (row.unpack(), holder(me).clone(), Epoch(epoch.into()));
-        let terms = Terms { ttl_ms: TTL, lossy_ok: row.lossy_ok() };
-        let change = match want {
-            Want::Renew => Change::Renew { me: me_real, epoch },
-            Want::Shrink(peer) => Change::Shrink { me: me_real, epoch, peer: incarnation(peer) },
-            Want::Grow(peer) => Change::Grow { me: me_real, epoch, peer: incarnation(peer) },
-            Want::Nominate { proof, lossy } => {
-                Change::Nominate(nominee(me, real.epoch, real.beat, proof, lossy, row.holder()))
-            }
-            Want::Accept => Change::Accept { me: me_real, terms },
-            Want::Activate => Change::Activate { me: me_real, epoch },
-            Want::HandOver(to) => Change::HandOver { me: me_real, epoch, to: holder(to).clone(), terms },
-            Want::Release => Change::Release { me: me_real, epoch },
-            Want::Restart { clean } => {
-                Change::Restart { me: me_real, after: if clean { Drain::Clean } else { Drain::Crash }, terms }
-            }
-            Want::Leave => Change::Leave { me: me_real.incarnation },
-        };
-        change.on(&real, nonce(mark)).ok().map(|write| Packed::pack(&write.row))
+        let real = row.unpack();
+        change(&real, row, me, epoch, want).on(&real, nonce(mark)).ok().map(|write| Packed::pack(&write.row))
+    })
+}
+
+fn change(real: &Row, row: Packed, me: Member, epoch: u8, want: Want) -> Change {
+    let (me_real, epoch) = (holder(me).clone(), Epoch(epoch.into()));
+    let terms = Terms { ttl_ms: TTL, lossy_ok: row.lossy_ok() };
+    match want {
+        Want::Renew => Change::Renew { me: me_real, epoch },
+        Want::Shrink(peer) => Change::Shrink { me: me_real, epoch, peer: incarnation(peer) },
+        Want::Grow(peer) => Change::Grow { me: me_real, epoch, peer: incarnation(peer) },
+        Want::Nominate { proof, lossy } => {
+            Change::Nominate(nominee(me, real.epoch, real.beat, proof, lossy, row.holder()))
+        }
+        Want::Accept => Change::Accept { me: me_real, terms },
+        Want::Activate => Change::Activate { me: me_real, epoch },
+        Want::HandOver(to) => Change::HandOver { me: me_real, epoch, to: holder(to).clone(), terms },
+        Want::Release => Change::Release { me: me_real, epoch },
+        Want::Restart { clean } => {
+            Change::Restart { me: me_real, after: if clean { Drain::Clean } else { Drain::Crash }, terms }
+        }
+        Want::Leave => Change::Leave { me: me_real.incarnation },
+    }
+}
+
+/// What follows for who wanted this once it is applied, by [`Sequel::of`].
+#[must_use]
+pub fn sequel(want: Want) -> Sequel {
+    thread_local!(static SAID: RefCell<Memo<Want, Sequel>> = RefCell::default());
+    asked(&SAID, want, || {
+        let row = Packed::held(Member(0), Members(1));
+        Sequel::of(&change(&row.unpack(), row, Member(0), 1, want))
     })
 }
 
@@ -358,12 +391,38 @@ pub fn applied_after_conflict(new: Packed, found: Packed, unanswered: bool) -> b
     })
 }
 
-/// Whether `row`, which somebody else wrote, shows by its beat that the write of `new` was applied before it: a beat is
-/// raised by the holder of the epoch alone, one write at a time. As the node's machine does (`node::desk::Pending::is_in`).
+/// Whether `row` shows that the write of `new` was applied, also where others have written since, by [`rules::is_in`].
+/// `made_on`: epoch and beat of the row that it was made on.
 #[must_use]
-pub fn shown_by_beat(want: Want, new: Packed, row: Packed) -> bool {
-    let beats = matches!(want, Want::Renew | Want::Shrink(_) | Want::Grow(_) | Want::Activate | Want::Release);
-    beats && row.lineage() == new.lineage() && row.epoch() == new.epoch() && row.beat() >= new.beat()
+pub fn is_in(new: Packed, made_on: (u8, u8), row: Packed) -> bool {
+    type Question = (Packed, (u8, u8), Packed);
+    thread_local!(static SAID: RefCell<Memo<Question, bool>> = RefCell::default());
+    asked(&SAID, (new, made_on, row), || {
+        let wanted = new.unpack();
+        let (rev, epoch, beat) = (Rev(wanted.rev.0 - 1), Epoch(made_on.0.into()), Beat(made_on.1.into()));
+        let base = Row { rev, epoch, beat, ..wanted.clone() };
+        rules::is_in(&Write { expect: Expect::Version(Box::new(base)), row: wanted }, &row.unpack())
+    })
+}
+
+/// Whether a standby takes `row` for a hand-over to itself, by [`rules::is_handed_over`]. `past`: the epoch that it knows an
+/// earlier process of its own to have held; 0 for none.
+#[must_use]
+pub fn is_handed_over(row: Packed, me: Member, past: u8) -> bool {
+    type Question = (Packed, Member, u8);
+    thread_local!(static SAID: RefCell<Memo<Question, bool>> = RefCell::default());
+    asked(&SAID, (row, me, past), || {
+        let past = (past > 0).then_some(Epoch(past.into()));
+        rules::is_handed_over(&row.unpack(), holder(me), past)
+    })
+}
+
+/// Whether a process of `me` that starts must fear that an earlier one accepts this very row, by [`rules::claim_on`].
+#[must_use]
+pub fn is_claimed(row: Packed, me: Member) -> bool {
+    type Question = (Packed, Member);
+    thread_local!(static SAID: RefCell<Memo<Question, bool>> = RefCell::default());
+    asked(&SAID, (row, me), || rules::claim_on(&row.unpack(), &holder(me).node).is_some())
 }
 
 /// Whether the nominee `me` may accept `row` once all its waits are over, by [`Vigil::may_accept`].

@@ -6,14 +6,17 @@
 //!
 //! A model's module gives two lists. [`Exhaustive`]: the real rules, searched to the end; a violated invariant, a check
 //! that is not reached and a search that is not exhausted are failures. [`Mutant`]: the same model with one rule left
-//! out (the trap it stands for has a number); one that violates nothing is a failure, because then the search proves nothing about that rule.
+//! out (the trap it stands for has a number); one that violates nothing is a failure, because then the search proves nothing
+//! about that rule. So is one that falls where the whole rules, within the same bounds and as many steps, fall as well: then
+//! it may not be what was left out that made it fall.
 //!
 //! ```text
 //! pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
 //!     vec![Exhaustive::new("a9", "2 nodes, rev <= 6", move || A9::real(2, 6), Limits::none())]
 //! }
 //! pub fn mutants() -> Vec<Mutant> {
-//!     vec![Mutant::new("a9", "late-executor", 30, "writes without reading again", || A9::with(Rule::ReadAgain))]
+//!     let whole = || A9::real(2, 6);
+//!     vec![Mutant::new("a9", "late-executor", 30, "writes without reading again", whole, || A9::with(Rule::ReadAgain))]
 //! }
 //! ```
 
@@ -125,6 +128,19 @@ pub struct Killed {
     pub states: u64,
     pub seconds: f64,
     pub trace: Vec<String>,
+    /// The same bounds with no rule left out, searched as deep: different states, and what fell there, if anything did.
+    pub sound: (u64, Option<&'static str>),
+}
+
+/// A mutant that takes longer to find is as good as not found.
+const KILL_LIMIT_SECONDS: f64 = 60.0;
+
+impl Killed {
+    /// It was found in time, and what was left out is what made it fall.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.seconds <= KILL_LIMIT_SECONDS && self.sound.1.is_none()
+    }
 }
 
 impl Report {
@@ -175,13 +191,15 @@ impl Exhaustive {
 }
 
 impl Mutant {
+    /// `mutated`: the rules with one left out; `whole`: the same bounds and all the rules, in which nothing may fall as soon.
     #[must_use]
     pub fn new<M>(
         model: &'static str,
         name: &'static str,
         trap: u8,
         left_out: &'static str,
-        make: impl Fn() -> M + Send + Sync + 'static,
+        whole: impl Fn() -> M + Send + Sync + 'static,
+        mutated: impl Fn() -> M + Send + Sync + 'static,
     ) -> Self
     where
         M: Told + Send + Sync + 'static,
@@ -191,16 +209,22 @@ impl Mutant {
         let hunt = move || {
             let from = stopwatch();
             // One thread: breadth first is only then strictly by depth, and the trace the shortest.
-            let found = search(make(), 1, Limits::none());
-            found.violation.map(|violation| Killed {
-                model,
-                mutant: name,
-                trap,
-                property: violation.property,
-                steps: violation.trace.len(),
-                states: found.states,
-                seconds: from.elapsed().as_secs_f64(),
-                trace: violation.trace,
+            let found = search(mutated(), 1, None, Limits::none());
+            let seconds = from.elapsed().as_secs_f64();
+            found.violation.map(|violation| {
+                let steps = violation.trace.len();
+                let sound = search(whole(), 1, Some(steps), Limits::none());
+                Killed {
+                    model,
+                    mutant: name,
+                    trap,
+                    property: violation.property,
+                    steps,
+                    states: found.states,
+                    seconds,
+                    trace: violation.trace,
+                    sound: (sound.states, sound.violation.map(|violation| violation.property)),
+                }
             })
         };
         Self { model, name, trap, left_out, hunt: Box::new(hunt) }
@@ -249,7 +273,7 @@ where
     M::Action: Clone + Debug + PartialEq + Send + Sync,
 {
     let from = stopwatch();
-    let found = search(model, cores(), limits);
+    let found = search(model, cores(), None, limits);
     Report {
         model: name,
         what,
@@ -264,7 +288,8 @@ where
     }
 }
 
-fn search<M>(model: M, threads: usize, limits: Limits) -> Found
+/// `steps`: no further than this from the start.
+fn search<M>(model: M, threads: usize, steps: Option<usize>, limits: Limits) -> Found
 where
     M: Told + Send + Sync + 'static,
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
@@ -274,6 +299,10 @@ where
     let mut checker = Watched::new(model).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
     if let Some(time) = limits.time {
         checker = checker.timeout(time);
+    }
+    if let Some(steps) = steps {
+        // The checker counts the first state as one, and looks at none that is as deep as it is told.
+        checker = checker.target_max_depth(steps + 2);
     }
     if let Some(generated) = limits.generated {
         checker = checker.target_state_count(generated);
@@ -456,11 +485,22 @@ mod tests {
 
     #[test]
     fn a_mutant_that_violates_nothing_survives() {
+        let counter = |skips| move || Counter { skips, reaches: 0 };
         let mutants = [true, false]
-            .map(|skips| Mutant::new("test", "skips", 1, "counting by one", move || Counter { skips, reaches: 0 }));
+            .map(|skips| Mutant::new("test", "skips", 1, "counting by one", counter(false), counter(skips)));
         let hunted = hunt_all(&mutants, |_, _| {});
         let killed = hunted[0].as_ref().expect("it skips five");
         assert_eq!((killed.steps, killed.property), (5, "never six before five"));
+        assert!(killed.counts() && killed.sound.1.is_none(), "{killed:?}");
         assert!(hunted[1].is_none(), "the counter that counts by one violates nothing");
+    }
+
+    #[test]
+    fn a_mutant_of_rules_that_fall_without_it_does_not_count() {
+        let broken = || Counter { skips: true, reaches: 0 };
+        let killed = Mutant::new("test", "skips", 1, "nothing", broken, broken).hunt().expect("it skips five");
+        assert!(!killed.counts(), "{killed:?}");
+        let slow = Killed { seconds: 61.0, sound: (1, None), ..killed };
+        assert!(!slow.counts());
     }
 }

@@ -1,9 +1,11 @@
 //! What must hold before something happens in A1. Each mistake leaves one of these out, or one of the effects in `steps`.
 
-use super::state::{Fate, Frame, Pending, Role, State};
+use super::state::{Fate, Frame, Node, Pending, Role, State};
 use super::steps::MARK_OF_OTHERS;
 use super::{A1, Mistake};
 use crate::rows::{self, Member, Packed, Want};
+use lease::ids::Epoch;
+use node::rules::Taker;
 
 impl A1 {
     /// A replica takes part only in the row it was made for.
@@ -64,28 +66,44 @@ impl A1 {
         if self.errs(Mistake::EpochAdded) { next.with_epoch(state.row.epoch() + 1) } else { next }
     }
 
-    /// The row names this node for an epoch that no earlier process of it can have held, by a hand-over: as the node's
-    /// machine tells it from an acceptance of an earlier process, which leaves only itself in the set.
+    /// The lease was handed over to this node.
     pub(super) fn was_handed(&self, state: &State, node: usize) -> bool {
         let me = &state.nodes[node];
-        me.role == Role::Standby
-            && me.pending.is_none()
-            && state.row.holder() == Some(state.member(node))
-            && state.row.epoch() > me.past
-            && state.row.in_sync().count() > 1
+        me.role == Role::Standby && me.pending.is_none() && rows::is_handed_over(state.row, state.member(node), me.past)
     }
 
     /// This copy would apply this write's frame now.
     pub(super) fn accepts(&self, state: &State, at: usize, node: usize) -> bool {
         let (write, copy) = (&state.writes[at], &state.nodes[node]);
+        if write.frames[node] != Frame::OnItsWay || !copy.consistent {
+            return false;
+        }
+        let blind = self.errs(Mistake::FramesWhileAccepting);
+        let taker = Taker {
+            stands_by: copy.role == Role::Standby || self.errs(Mistake::OldFramesTaken) && copy.role.holds(),
+            accepting: accepting(copy) && !blind,
+            claimed: copy.claim != 0 && !blind,
+            known: self.known(copy, write.epoch),
+        };
+        // Frames of an epoch come in turn.
         let in_turn = match write.epoch.cmp(&copy.promised) {
-            std::cmp::Ordering::Less => self.errs(Mistake::OldFramesTaken),
+            std::cmp::Ordering::Less => true,
             std::cmp::Ordering::Equal => write.seq <= copy.applied + 1,
             std::cmp::Ordering::Greater => write.seq == 1,
         };
-        let free = copy.claim == 0 || self.errs(Mistake::FramesWhileAccepting);
-        let takes_part = copy.role == Role::Standby || self.errs(Mistake::OldFramesTaken) && copy.role.holds();
-        write.frames[node] == Frame::OnItsWay && takes_part && copy.consistent && free && in_turn
+        taker.takes(Epoch(write.epoch.into())) && in_turn
+    }
+
+    /// This copy may yet take frames of this epoch.
+    pub(super) fn takes_some_day(&self, copy: &Node, epoch: u8) -> bool {
+        let free = Taker { stands_by: true, accepting: false, claimed: false, known: self.known(copy, epoch) };
+        free.takes(Epoch(epoch.into()))
+    }
+
+    /// What the copy has promised lasts longer than what the process knows, and is never less.
+    fn known(&self, copy: &Node, epoch: u8) -> Option<Epoch> {
+        let known = if self.errs(Mistake::OldFramesTaken) { copy.promised.min(epoch) } else { copy.promised };
+        Some(Epoch(known.into()))
     }
 
     /// The holder that may tell the workload that this write is done: every needed replica itself has acknowledged.
@@ -108,6 +126,7 @@ impl A1 {
         let outside = !active.need.has(state.member(node)) || self.errs(Mistake::ResyncInSet);
         copy.role == Role::Standby
             && copy.claim == 0
+            && !accepting(copy)
             && copy.session != active.epoch
             && copy.promised <= active.epoch
             && outside
@@ -127,6 +146,11 @@ impl A1 {
         let shaken = copy.session == active.epoch && copy.promised == active.epoch && active.data & !copy.data == 0;
         copy.role == Role::Standby && copy.consistent && (shaken || self.errs(Mistake::GrowWithoutHandshake))
     }
+}
+
+/// An acceptance of this process is on its way.
+fn accepting(copy: &Node) -> bool {
+    copy.pending.is_some_and(|pending| pending.want == Want::Accept)
 }
 
 /// Nothing that this holder submitted is unfinished.

@@ -41,7 +41,7 @@ pub fn mutants() -> Vec<Mutant> {
             _ => &["I3", "I4", "I7"],
         };
         let a1 = A1 { mistake: Some(mistake), judged_by, ..bounds };
-        Mutant::new("a1", name, trap, left_out, move || a1)
+        Mutant::new("a1", name, trap, left_out, move || A1 { mistake: None, ..a1 }, move || a1)
     };
     vec![
         mutant(
@@ -171,7 +171,9 @@ mod tests {
             .into_iter()
             .filter_map(|mistake| {
                 let a1 = A1 { mistake: Some(mistake), ..A1::real(2, 6, 1) };
-                Mutant::new("a1", "any", 0, "any", move || a1).hunt().map(|killed| &killed.property[..2])
+                Mutant::new("a1", "any", 0, "any", move || A1 { mistake: None, ..a1 }, move || a1)
+                    .hunt()
+                    .map(|killed| &killed.property[..2])
             })
             .collect();
         assert_eq!(fallen, BTreeSet::from(["I1", "I2", "I3", "I4", "I5", "I7"]));

@@ -31,6 +31,8 @@ pub(crate) struct Pending {
     pub(crate) want: Want,
     /// The row that it makes.
     pub(crate) new: Packed,
+    /// Epoch and beat of the row that it was made on. They follow from the others, so they are not hashed.
+    pub(crate) made_on: (u8, u8),
     /// It was applied.
     pub(crate) landed: bool,
 }
@@ -50,8 +52,7 @@ pub(crate) struct Node {
     /// The epoch whose holder has shaken hands with this process.
     pub(crate) session: u8,
     pub(crate) pending: Option<Pending>,
-    /// The rev from which this process, or maybe an earlier one, wanted to accept, until it is known what became of it: no
-    /// frames before.
+    /// The rev of the row from which an earlier process may have wanted to accept, until it is known what became of it.
     pub(crate) claim: u8,
     // --- the replica: on the disk ---
     pub(crate) incarnation: u8,

@@ -3,7 +3,8 @@
 use super::guards::drained;
 use super::state::{Fate, Frame, Node, Pending, Role, State};
 use super::{A1, Mistake};
-use crate::rows::{self, Member, Members, Packed, Want, need};
+use crate::rows::{self, Members, Packed, Want, need};
+use node::rules::Sequel;
 
 /// The nonce of the row at the start, of the control plane's writes, and of the requests of dead processes.
 pub(super) const MARK_OF_OTHERS: u8 = 14;
@@ -333,12 +334,11 @@ impl A1 {
 
     fn propose(&self, state: &mut State, node: usize, want: Want) {
         let new = self.proposed(state, node, want).expect("only then it is a step");
-        let rev = state.row.rev();
+        let made_on = (state.row.epoch(), state.row.beat());
         let me = &mut state.nodes[node];
-        me.pending = Some(Pending { want, new, landed: false });
+        me.pending = Some(Pending { want, new, made_on, landed: false });
         match want {
             // Before it is sent.
-            Want::Accept => me.claim = rev,
             Want::Grow(peer) if !self.errs(Mistake::GrowNeedsLate) => me.need = need::needs(me.need, peer),
             Want::Shrink(peer) if self.errs(Mistake::ShrinkCompletesEarly) => me.need = me.need.without(peer),
             Want::HandOver(_) | Want::Release => me.role = Role::Leaving,
@@ -364,13 +364,13 @@ impl A1 {
 
     /// A write of this node was applied: `node::Node::settled`.
     fn settled(&self, state: &mut State, node: usize, want: Want, row: Packed) {
-        match want {
-            Want::Accept | Want::Restart { .. } => {
+        match rows::sequel(want) {
+            Sequel::Holds => {
                 state.broken.stranger |= want == Want::Accept && !state.nodes[node].consistent;
                 self.hold(state, node, row, true);
             }
-            Want::HandOver(_) | Want::Release => self.stand_down(state, node),
-            Want::Renew | Want::Shrink(_) | Want::Grow(_) | Want::Activate => {
+            Sequel::StandsBy => self.stand_down(state, node),
+            Sequel::HoldsOn => {
                 let others = row.in_sync().without(state.member(node));
                 let me = &mut state.nodes[node];
                 me.need = need::proven(me.need, others);
@@ -378,7 +378,7 @@ impl A1 {
                     me.role = Role::Active;
                 }
             }
-            Want::Nominate { .. } | Want::Leave => unreachable!("nobody waits for it"),
+            Sequel::Nothing => unreachable!("nobody waits for it"),
         }
     }
 
@@ -388,7 +388,7 @@ impl A1 {
             self.settled(state, node, pending.want, pending.new);
             return;
         }
-        if rows::shown_by_beat(pending.want, pending.new, state.row) {
+        if rows::is_in(pending.new, pending.made_on, state.row) {
             self.settled(state, node, pending.want, state.row);
             return;
         }
@@ -422,14 +422,14 @@ impl A1 {
     /// A process ends in whatever it was doing; the next one reads the row.
     fn start_again(&self, state: &mut State, node: usize) {
         self.end_process(state, node);
-        let (row, mine) = (state.row, state.row.holder() == Some(state.member(node)));
+        let (row, member) = (state.row, state.member(node));
+        let mine = row.holder() == Some(member);
         let knows = self.knows_lineage(state);
         let me = &mut state.nodes[node];
         // Whatever epoch the row gives this node belongs to an earlier process.
         (me.role, me.session, me.past) = (Role::Standby, 0, if mine { row.epoch() } else { 0 });
         // Nominated in this very row: an acceptance of an earlier process may still be on its way.
-        let named = row.nominee() == Some(Member::of(node, me.incarnation));
-        me.claim = match (knows, named) {
+        me.claim = match (knows, rows::is_claimed(row, member)) {
             // It may have accepted on the row that is gone.
             (false, _) => UNTIL_THE_ROW_IS_BACK,
             (true, true) if !self.errs(Mistake::ClaimForgotten) => row.rev(),
@@ -516,7 +516,7 @@ impl A1 {
                 let useless = match frame {
                     Frame::None => false,
                     Frame::OnItsWay => {
-                        write.epoch < copy.promised && !self.errs(Mistake::OldFramesTaken)
+                        !self.takes_some_day(copy, write.epoch)
                             || told && write.epoch == copy.promised && write.seq <= copy.applied
                     }
                     Frame::Acked(_) => told,

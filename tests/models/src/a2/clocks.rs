@@ -11,7 +11,7 @@ use std::cell::RefCell;
 /// What one tick of real time is on a node's clocks. The two differ by (1+ρ)/(1-ρ) at the policy's ρ = 20 %: a lease of
 /// 2.4 s lasts three ticks on the slow clock, and the wait of 3.6 s is over after three ticks on the fast one. Nothing is
 /// left between them, so a wait that is too short by anything is too short by a tick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Rate {
     Slow,
     Fast,
@@ -175,6 +175,15 @@ impl Watch {
     pub(crate) fn is_bound(&self, rate: Rate) -> bool {
         thread_local!(static SAID: RefCell<Memo<(Option<Age>, Rate), bool>> = RefCell::default());
         asked(&SAID, (self.promised, rate), || self.real(rate).promise_left(now()) > Millis::ZERO)
+    }
+
+    /// Whether a new epoch may follow `row`, which names this node, by [`Vigil::follows_in`].
+    pub(crate) fn may_follow(&self, row: Packed, rate: Rate) -> bool {
+        type Question = (Option<Age>, Age, bool, Members, Rate);
+        thread_local!(static SAID: RefCell<Memo<Question, bool>> = RefCell::default());
+        asked(&SAID, (self.promised, self.started, row.activated(), row.in_sync(), rate), || {
+            self.real(rate).follows_in(&row.unpack(), &rows::policy(), now()) == Millis::ZERO
+        })
     }
 
     /// What is over is as if it had been long ago, and a watcher believes the clock that counts less.

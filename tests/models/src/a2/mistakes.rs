@@ -19,6 +19,8 @@ pub enum Mistake {
     PromisesThoughLossy,
     PromiseForgotten,
     ServeOnLateAcceptance,
+    LateAcceptanceAtOnce,
+    RightComesBack,
     AcceptDespitePromise,
     PromiseWhileAccepting,
     PromiseForEver,
@@ -31,7 +33,9 @@ pub fn mutants() -> Vec<Mutant> {
     use Mistake as M;
     let mutant = |mistake: Mistake, name, trap, left_out, bounds: A2| {
         let a2 = A2 { mistake: Some(mistake), ..bounds };
-        Mutant::new("a2", name, trap, left_out, move || a2)
+        // With this one the bounds themselves are what is left out.
+        let reopens = a2.reopens && mistake != M::RightComesBack;
+        Mutant::new("a2", name, trap, left_out, move || A2 { mistake: None, reopens, ..a2 }, move || a2)
     };
     let pair = A2 { restarts: 0, ..A2::real(2, 4) };
     let restarts = A2 { restarts: 1, ..pair };
@@ -85,6 +89,20 @@ pub fn mutants() -> Vec<Mutant> {
             14,
             "serves at once on an acceptance of an earlier process",
             restarts,
+        ),
+        mutant(
+            M::LateAcceptanceAtOnce,
+            "late-acceptance-at-once",
+            14,
+            "follows a late acceptance without waiting for what a process between may have promised",
+            A2 { restarts: 2, ..pair },
+        ),
+        mutant(
+            M::RightComesBack,
+            "right-comes-back",
+            2,
+            "a holder whose right has ended serves again on a promise that arrives then",
+            A2 { restarts: 2, ..pair },
         ),
         mutant(M::AcceptDespitePromise, "accept-despite-promise", 15, "a nominee accepts past its promise", pair),
         mutant(

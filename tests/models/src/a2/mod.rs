@@ -5,7 +5,13 @@
 //! promise, read and, when nominated, accept. Writes, pings and promises take as long as they like, or for ever: the same
 //! as a link or a table that is down, for one node or for all, and for how long it likes. A node that is stopped (SIGSTOP)
 //! does nothing for a while, which anybody may do here at any time; its right is judged by its clocks alone. One process
-//! restarts; its acceptance may land after its death. With one pair, members are also taken out and in.
+//! restarts, or two; an acceptance may land after the death of who sent it. With one pair, members are also taken out and in.
+//!
+//! **Whether a right may come back.** The machine looks at its gate before it looks at anything else; where the right has
+//! ended the epoch is over for it, and a promise that arrives then opens nothing. Most searches leave that out ("rights that
+//! come back"), which allows more: what they show holds without it. Not everything does. A standby that has restarted may
+//! promise before it has read the row, its next process has forgotten that, and an old holder that lived on such a promise
+//! would serve beside it: two restarts are searched only with the rule, and the mutant `right-comes-back` is the story.
 //!
 //! **What ships and is called**: [`Authority`](lease::authority::Authority), [`Vigil`](lease::accept::Vigil),
 //! [`Policy`](lease::policy::Policy) with its real inequalities, [`Change::on`](lease::change::Change::on),
@@ -19,7 +25,9 @@
 //! * What a ping shows of the row: a read at the same time shows it, and may happen at any time.
 //! * A new ping takes the place of one still on its way to the same node, and so does a promise: an older one than the
 //!   last known grants nothing ([`Authority::promised`](lease::authority::Authority::promised) takes the latest).
-//! * Activation: here a node counts as serving from when it knows that it holds, which is sooner.
+//! * Activation: here a node counts as serving, and its epoch as activated, from when it knows that it holds, which is sooner.
+//! * In the search of three nodes the two standbys are alike: of two states that differ only in which is which one is searched,
+//!   so B and C may change places within a trace.
 //! * What a holder learns of a row that has moved on: it goes on as long as its right lasts, which is longer.
 //! * The row in a node's memory: as in A1, who acts reads in the same step. The wait still counts from the first sight.
 //! * Handing over, releasing and proof of death end the old holder's right before anything else happens; A1 has the first two.
@@ -47,6 +55,9 @@ pub struct A2 {
     lossy: bool,
     max_rev: u8,
     restarts: u8,
+    /// A right that has ended may begin again in its epoch, by a renewal or promise that was under way. The machine never
+    /// lets it: what holds here as well does not rest on that.
+    reopens: bool,
     sleeps: u8,
     /// Members are taken out and in.
     members_change: bool,
@@ -54,6 +65,10 @@ pub struct A2 {
     delays: bool,
     /// Answers to pings never arrive, and no write of the holder does.
     one_way: bool,
+    /// Of two states that differ only in which standby is which, one is searched.
+    alike: bool,
+    /// Of all mixes of clocks only the one that is worst for the first holder: its own slow, the others' fast.
+    worst_clocks: bool,
     mistake: Option<Mistake>,
 }
 
@@ -67,10 +82,13 @@ impl A2 {
             lossy: false,
             max_rev,
             restarts: 1,
+            reopens: true,
             sleeps: 0,
             members_change: false,
             delays: false,
             one_way: false,
+            alike: false,
+            worst_clocks: false,
             mistake: None,
         }
     }
@@ -103,12 +121,15 @@ impl A2 {
 pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
     let search = |a2: A2, limits: Limits| {
         let how = [
-            (a2.restarts > 0, ", one restart"),
+            (a2.restarts == 1, ", one restart"),
+            (a2.restarts == 2, ", two restarts"),
+            (a2.reopens, ", rights that come back"),
             (a2.delays, ", pings and promises late"),
             (a2.lossy, ", lossy failover allowed"),
             (a2.members_change, ", members leave and return"),
             (a2.sleeps > 0, ", the holder suspended"),
             (a2.one_way, ", answers lost"),
+            (a2.worst_clocks, ", the holder's clock slow and the others' fast"),
         ];
         let how: String = how.iter().filter(|(so, _)| *so).map(|(_, what)| *what).collect();
         let what = format!("{} nodes, rev <= {}, any length of time{how}", a2.nodes, a2.max_rev);
@@ -124,14 +145,16 @@ pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
             search(A2 { one_way: true, restarts: 0, ..A2::real(2, 3) }, Limits::none()),
             search(A2 { members_change: true, restarts: 0, ..A2::real(2, 5) }, Limits::none()),
             search(A2 { lossy: true, restarts: 0, ..A2::real(3, 3) }, Limits::none()),
-            search(A2 { restarts: 0, ..A2::real(3, 3) }, Limits::none()),
+            search(A2 { reopens: false, restarts: 2, ..pair }, Limits::none()),
+            search(A2 { reopens: false, alike: true, restarts: 0, ..A2::real(3, 3) }, Limits::none()),
+            search(A2 { reopens: false, alike: true, worst_clocks: true, ..A2::real(3, 4) }, Limits::none()),
         ],
         Size::Big => vec![
             search(
                 A2 { sleeps: 3, delays: true, members_change: true, ..A2::real(2, 5) },
                 Limits::at_most(30, 500_000_000),
             ),
-            search(A2::real(3, 4), Limits::at_most(30, 500_000_000)),
+            search(A2 { alike: true, ..A2::real(3, 4) }, Limits::at_most(30, 500_000_000)),
         ],
     }
 }
@@ -152,11 +175,13 @@ impl Model for A2 {
             epoch: 0,
             right: Right::default(),
             watch: Watch::started(Age::LONG_AGO),
+            past: 0,
             asked: None,
         };
         let rates =
             |bits: usize| (0..NODES).map(move |node| if bits >> node & 1 == 0 { Rate::Slow } else { Rate::Fast });
-        let mixes = (0..1 << self.nodes).map(|bits| {
+        let worst = (1 << self.nodes) - 2;
+        let mixes = (0..1 << self.nodes).filter(|bits| !self.worst_clocks || *bits == worst).map(|bits| {
             let mut nodes: [Node; NODES] =
                 rates(bits).map(standby).collect::<Vec<_>>().try_into().expect("one for each node");
             let holder = &mut nodes[0];
@@ -179,7 +204,10 @@ impl Model for A2 {
                 unheard: 0,
             }
         });
-        mixes.collect()
+        let mut mixes: Vec<State> = mixes.map(|state| if self.alike { state.of_its_kind() } else { state }).collect();
+        mixes.sort_unstable_by_key(|state| state.nodes.map(|node| node.rate));
+        mixes.dedup();
+        mixes
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
@@ -190,6 +218,13 @@ impl Model for A2 {
         let mut next = *state;
         self.take(&mut next, step);
         self.tidy(&mut next);
+        if !self.reopens {
+            self.close_gates(state, &mut next);
+            self.tidy(&mut next);
+        }
+        if self.alike {
+            next = next.of_its_kind();
+        }
         (next != *state).then_some(next)
     }
 
@@ -255,7 +290,14 @@ impl A2 {
                 })
             },
         ));
-        if self.restarts > 0 {
+        if self.nodes > 2 && self.max_rev > 3 {
+            properties.push(Property::sometimes("a takeover follows a renewal", |a2: &Self, state: &State| {
+                state.row.rev() == 4
+                    && state.restarts == a2.restarts
+                    && (1..a2.nodes).any(|node| a2.serves(state, node))
+            }));
+        }
+        if self.restarts > 0 && self.reopens {
             properties.push(Property::sometimes(
                 "an acceptance lands after the death of who sent it, who is bound by a promise",
                 |a2: &Self, state: &State| {

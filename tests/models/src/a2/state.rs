@@ -17,6 +17,8 @@ pub(crate) enum Role {
 pub(crate) struct Pending {
     pub(crate) want: Want,
     pub(crate) new: Packed,
+    /// Epoch and beat of the row that it was made on.
+    pub(crate) made_on: (u8, u8),
     pub(crate) sent: Age,
     pub(crate) landed: bool,
 }
@@ -31,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) right: Right,
     // --- as standby ---
     pub(crate) watch: Watch,
+    /// The row's epoch, if the row names this node and this process knows that an earlier one held it, or held it itself; else 0.
+    pub(crate) past: u8,
     /// When it asked for a read whose answer is not there yet; only where it matters.
     pub(crate) asked: Option<Age>,
 }
@@ -69,7 +73,56 @@ pub struct State {
     pub(crate) unheard: u8,
 }
 
+impl Node {
+    /// What tells apart nodes that play the same part, without the names of others.
+    fn part(&self, row: Packed, me: Member) -> impl Ord + use<> {
+        let named = (row.holder() == Some(me), row.nominee() == Some(me), row.in_sync().has(me));
+        let pending = self.pending.map(|pending| (pending.want, pending.new.rev(), pending.sent, pending.landed));
+        let right = (self.right.lease, self.right.proven, self.right.need.count());
+        let watch = (self.watch.seen, self.watch.promised, self.watch.started, self.past);
+        (self.role == Role::Holding, self.rate, named, pending, self.epoch, right, watch)
+    }
+
+    fn renumbered(mut self, to: impl Fn(usize) -> usize + Copy) -> Self {
+        if let Some(pending) = &mut self.pending {
+            pending.new = pending.new.renumbered(to);
+            match &mut pending.want {
+                Want::Shrink(member) | Want::Grow(member) | Want::HandOver(member) => *member = member.renumbered(to),
+                _ => {}
+            }
+        }
+        self.right.need = self.right.need.renumbered(to);
+        let promises = self.right.promises;
+        for (node, promise) in promises.into_iter().enumerate() {
+            self.right.promises[to(node)] = promise;
+        }
+        self
+    }
+}
+
 impl State {
+    /// Of two states that differ only in which of the second and third node is which, one.
+    pub(crate) fn of_its_kind(self) -> Self {
+        let part = |node: usize| self.nodes[node].part(self.row, Self::member(node));
+        if part(1) <= part(2) {
+            return self;
+        }
+        let to = |node: usize| [0, 2, 1][node];
+        let mut other = self;
+        other.row = self.row.renumbered(to);
+        for node in 0..NODES {
+            other.nodes[to(node)] = self.nodes[node].renumbered(to);
+            other.pings[to(node)] = self.pings[node];
+            other.pongs[to(node)] = self.pongs[node];
+        }
+        let renumber = |place: &mut u8| *place = u8::try_from(to(usize::from(*place))).expect("few nodes");
+        other.pings.iter_mut().flatten().for_each(|ping| renumber(&mut ping.from));
+        other.pongs.iter_mut().flatten().for_each(|pong| renumber(&mut pong.to));
+        other.late.iter_mut().flatten().for_each(|late| *late = late.renumbered(to));
+        other.late.sort_unstable();
+        other
+    }
+
     pub(crate) fn member(node: usize) -> Member {
         Member::of(node, 0)
     }

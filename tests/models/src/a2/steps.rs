@@ -5,6 +5,8 @@ use super::state::{LATE, Pending, Ping, Pong, Role, State};
 use super::{A2, HEARD_WITHIN, Mistake};
 use crate::rows::{self, Member, Members, NODES, Packed, Want};
 use lease::authority::Standing;
+use lease::ids::Epoch;
+use node::rules::{Asked, Reply, Sequel};
 
 const MARK_OF_OTHERS: u8 = 14;
 const MARK_OF_THE_DEAD: u8 = 15;
@@ -109,8 +111,8 @@ impl A2 {
                     if self.errs(Mistake::WaitFromAsking) {
                         steps.push(Step::Ask { node });
                     }
-                    let named = state.row.holder() == Some(member);
-                    if named && me.pending.is_none() && self.errs(Mistake::ServeOnLateAcceptance) {
+                    let named = state.row.holder() == Some(member) && self.errs(Mistake::ServeOnLateAcceptance);
+                    if me.pending.is_none() && (named || rows::is_handed_over(state.row, member, me.past)) {
                         steps.push(Step::TakeOver { node });
                     }
                 }
@@ -161,8 +163,12 @@ impl A2 {
                 if self.may_accept(state, node) {
                     propose(Want::Accept);
                 }
-                // An epoch of this node's past is never resumed, nor another begun while a promise binds.
-                if state.row.holder() == Some(member) && !me.watch.is_bound(me.rate) {
+                // An epoch of this node's past is never resumed.
+                let follows = match self.mistake {
+                    Some(Mistake::LateAcceptanceAtOnce) => !me.watch.is_bound(me.rate),
+                    _ => me.watch.may_follow(state.row, me.rate),
+                };
+                if state.row.holder() == Some(member) && follows {
                     propose(Want::Restart { clean: false });
                 }
             }
@@ -211,16 +217,22 @@ impl A2 {
         !pending.landed && (on_rev || on_epoch)
     }
 
-    /// `node::Node::pinged`: who has an acceptance on its way, or knows a newer epoch, promises nothing.
     fn promises(&self, state: &State, node: usize, ping: &Ping) -> bool {
         let me = &state.nodes[node];
         let accepting = me.pending.is_some_and(|pending| pending.want == Want::Accept);
-        let free = !accepting || self.errs(Mistake::PromiseWhileAccepting);
-        let newer = me.watch.seen.is_some_and(|(epoch, ..)| epoch > ping.epoch);
-        let heard = !self.one_way || ping.heard || self.errs(Mistake::PromiseForEver);
+        let known = me.watch.seen.map_or(0, |(epoch, ..)| epoch);
+        let from = State::member(ping.from.into());
+        let asked = Asked {
+            epoch: Epoch(ping.epoch.into()),
+            known: Epoch(known.into()),
+            rightful: known != ping.epoch || state.row.epoch() != known || state.row.holder() == Some(from),
+            heard_back: !self.one_way || ping.heard || self.errs(Mistake::PromiseForEver),
+            idle: me.role == Role::Standby,
+            accepting: accepting && !self.errs(Mistake::PromiseWhileAccepting),
+        };
         // Where lossy failover is allowed: the one that is no member is out of reach of the holder.
         let linked = !(self.lossy && node + 1 == self.nodes);
-        me.role == Role::Standby && free && !newer && heard && linked
+        linked && asked.reply() == Reply::Promise
     }
 
     fn ping(&self, state: &State, from: usize) -> Ping {
@@ -262,8 +274,11 @@ impl A2 {
             }
             Step::Propose { node, want } => {
                 let new = self.proposed(state, node, want).expect("only then it is a step");
+                let made_on = (state.row.epoch(), state.row.beat());
                 let me = &mut state.nodes[node];
-                me.pending = Some(Pending { want, new, sent: Age::NOW, landed: false });
+                // Who writes on a row has read it.
+                me.watch.saw(made_on.0, made_on.1, Age::NOW);
+                me.pending = Some(Pending { want, new, made_on, sent: Age::NOW, landed: false });
                 if let Want::Grow(peer) = want
                     && !self.errs(Mistake::GrowNeedsLate)
                 {
@@ -287,7 +302,7 @@ impl A2 {
             Step::AnswerLost { node } => {
                 let pending = state.nodes[node].pending.take().expect("only then it is a step");
                 assert!(!rows::applied_after_conflict(pending.new, state.row, true), "every nonce is one write's");
-                if rows::shown_by_beat(pending.want, pending.new, state.row) {
+                if rows::is_in(pending.new, pending.made_on, state.row) {
                     self.settled(state, node, Pending { new: state.row, ..pending });
                 }
             }
@@ -295,7 +310,7 @@ impl A2 {
                 let new = self.nominated(state, node).expect("only then it is a step");
                 self.apply(state, new);
             }
-            Step::Demote { node } => self.end_process(state, node),
+            Step::Demote { node } => self.stand_down(state, node),
             Step::Restart { node } => {
                 state.restarts -= 1;
                 let kept = state.nodes[node].watch;
@@ -305,6 +320,8 @@ impl A2 {
                 if self.errs(Mistake::PromiseForgotten) {
                     *watch = Watch { promised: None, ..kept };
                 }
+                // Whatever epoch the row gives it belongs to an earlier process.
+                state.nodes[node].past = state.row.epoch();
             }
             Step::Force { node } => {
                 let me = State::member(node);
@@ -354,9 +371,10 @@ impl A2 {
     fn settled(&self, state: &mut State, node: usize, pending: Pending) {
         let Pending { want, new, sent, .. } = pending;
         state.nodes[node].watch.saw(new.epoch(), new.beat(), Age::NOW);
-        match want {
-            Want::Accept | Want::Restart { .. } => self.hold(state, node, new, sent),
-            _ => {
+        match rows::sequel(want) {
+            Sequel::Holds => self.hold(state, node, new, sent),
+            Sequel::StandsBy | Sequel::Nothing => unreachable!("nobody wants it here"),
+            Sequel::HoldsOn => {
                 let me = &mut state.nodes[node];
                 if me.role != Role::Holding || me.epoch != new.epoch() {
                     return;
@@ -373,6 +391,28 @@ impl A2 {
         (me.role, me.epoch) = (Role::Holding, row.epoch());
         me.right = Right { lease: Some(sent), ..Right::default() };
         self.prove(&mut me.right, row, State::member(node));
+        if state.rightful(node) {
+            // Known to be held; in the program its activation follows.
+            state.row = state.row.with_activated(1);
+        }
+    }
+
+    /// The machine looks at its gate before it looks at anything else: a right that has ended is gone for the epoch.
+    pub(super) fn close_gates(&self, before: &State, state: &mut State) {
+        for node in 0..self.nodes {
+            let (was, is) = (&before.nodes[node], &state.nodes[node]);
+            let holds_on = is.role == Role::Holding && was.role == Role::Holding && was.epoch == is.epoch;
+            if holds_on && self.serves(before, node) && !self.serves(state, node) {
+                self.stand_down(state, node);
+            }
+        }
+    }
+
+    /// A holder stops: its workload is killed, and it stands by.
+    fn stand_down(&self, state: &mut State, node: usize) {
+        let past = state.nodes[node].epoch;
+        self.end_process(state, node);
+        state.nodes[node].past = past;
     }
 
     /// `Authority::proven`: members stay with what they promised, others go.
@@ -399,7 +439,7 @@ impl A2 {
                 state.late.sort_unstable();
             }
         }
-        (me.role, me.epoch, me.right, me.asked) = (Role::Standby, 0, Right::default(), None);
+        (me.role, me.epoch, me.right, me.asked, me.past) = (Role::Standby, 0, Right::default(), None, 0);
     }
 
     /// One state for all that nobody can tell apart.
@@ -441,14 +481,19 @@ impl A2 {
                 let ages = me.right.lease.iter_mut().chain(me.right.promises.iter_mut().flatten());
                 ages.chain(me.pending.iter_mut().map(|pending| &mut pending.sent)).for_each(|age| age.raw = age.boot);
             }
-            // An old holder without a right is a standby to all that may happen; it stops when it gets to it.
+            // An old holder that never had a right in its epoch is a standby to all that may happen.
             let rightful = me.role == Role::Holding && me.epoch == row.epoch() && row.holder() == Some(member);
-            if me.role == Role::Holding
+            if !self.reopens
+                && me.role == Role::Holding
                 && !rightful
                 && me.right.standing(me.rate, how) == Standing::None
                 && me.pending.is_none()
             {
                 (me.role, me.epoch, me.right) = (Role::Standby, 0, Right::default());
+            }
+            // Whoever the row does not name now is named in a later epoch only.
+            if row.holder() != Some(member) || me.past < row.epoch() {
+                me.past = 0;
             }
         }
         for node in 0..NODES {

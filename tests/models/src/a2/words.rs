@@ -42,7 +42,7 @@ pub(super) fn tell(a2: &A2, before: &State, step: Step, after: &State) -> String
         Step::Force { node } => {
             format!("a function judges that the lease is over and makes {} the holder", node_name(node))
         }
-        Step::TakeOver { node } => format!("{} finds that the row names it, and serves", node_name(node)),
+        Step::TakeOver { node } => format!("{} takes over what the row gives it", node_name(node)),
     };
     let row = if before.row == after.row { String::new() } else { format!("; row {}", after.row.tells()) };
     let told: Vec<String> = (0..a2.nodes).filter_map(|node| change(a2, before, after, node)).collect();
