@@ -73,7 +73,13 @@ impl Backing {
             (None, Ok(())) if !disk.in_memory() => Engine::Uring,
             (None, _) => Engine::Threads,
         };
-        let count = if engine == Engine::Uring { RARE_THREADS } else { DISK_THREADS };
+        let count = match engine {
+            // Threads that only copy: more of them than cores would push each other's data out of the caches before it is
+            // sent, and the front end wants its share of the cores.
+            _ if disk.in_memory() => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+            Engine::Uring => RARE_THREADS,
+            Engine::Threads => DISK_THREADS,
+        };
         let workers = Arc::new(Workers::start(&disk, count).map_err(StartError::Threads)?);
         Ok(Backing { disk, workers, engine })
     }
