@@ -8,9 +8,10 @@
 
 pub mod backing;
 pub mod buffer;
+pub mod core;
 pub mod ids;
-pub mod nbd;
 pub mod metadata;
+pub mod nbd;
 pub mod request;
 pub mod serve;
 pub mod wire;

@@ -62,7 +62,11 @@ fn a_superblock_is_read_as_it_was_written_and_its_bytes_are_pinned() {
     });
     let page = store.superblock().encode(9);
     assert_eq!(Superblock::decode(Some(&page)), Ok((9, store.superblock().clone())));
-    assert_eq!(page[PAGE - 4..], [24, 49, 198, 17], "the layout has changed: raise the version and keep the old one readable");
+    assert_eq!(
+        page[PAGE - 4..],
+        [24, 49, 198, 17],
+        "the layout has changed: raise the version and keep the old one readable"
+    );
 }
 
 #[test]

@@ -1,0 +1,501 @@
+//! The replica's machine: pure. Events come in with the moment of their arrival, effects come out; nothing else happens.
+//!
+//! One machine per replica, for all volumes of its group: one order, one epoch, one set. It is standby until it is told to
+//! lead, and standby again for good in that epoch once it is fenced.
+//!
+#![doc = include_str!("manual.md")]
+
+mod peer;
+mod primary;
+mod resync;
+mod settle;
+#[cfg(test)]
+mod sim;
+mod standby;
+mod verdict;
+mod works;
+
+pub use verdict::verdict;
+pub use works::Io;
+
+use crate::ids::{Digest, Life, Span, VolumeNo};
+use crate::metadata::{Batch, DataState, Slot, Store};
+use crate::wire::{Bye, Frame, Introduction};
+use bytes::Bytes;
+use lease::ids::{Epoch, Incarnation};
+use lease::time::{Millis, Moment};
+use primary::Primary;
+use standby::Standby;
+use std::collections::BTreeSet;
+use works::Works;
+
+/// The machine must see a [`Event::Tick`] at least this often.
+pub const TICK: Millis = Millis(50);
+/// Writes that are kept because they are not durable everywhere, in bytes: about a second of a fast disk. Past it no more
+/// requests are taken until something has become durable.
+pub const RETAINED_MAX: u64 = 64 << 20;
+/// What is not durable is made so after this many bytes: a fraction of what may be kept, so that taking never pauses for it.
+const FLUSH_BYTES: u64 = 8 << 20;
+/// And after this long, so that an idle volume has nothing to compare after a crash.
+const FLUSH_AFTER: Millis = Millis(1_000);
+/// A session without a sign of life for this long is given up.
+pub const SILENCE: Millis = Millis(2_000);
+/// Signs of life are sent this often.
+const PING: Millis = Millis(250);
+/// A disk that has not answered for this long has failed: longer than EBS takes to move a volume to other hardware is not
+/// promised to anybody, and the node's lease ends when its I/O makes no progress.
+pub const STALL: Millis = Millis(10_000);
+/// Chunks of a resync on their way at once: 1 MiB with the default chunk.
+const RESYNC_WINDOW: usize = 16;
+
+/// Names one dialogue partner's connection; given by whoever owns the sockets, never used twice in one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Link(pub u64);
+
+/// Names one request of the front end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What a front end asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Read(Span),
+    Write {
+        volume: VolumeNo,
+        at: u64,
+        data: Bytes,
+        fua: bool,
+    },
+    Zero {
+        span: Span,
+        fua: bool,
+    },
+    /// The range reads as zeros afterwards, on every replica: else they would differ.
+    Trim {
+        span: Span,
+        fua: bool,
+    },
+    /// Covers every write that was answered before it was asked.
+    Flush,
+}
+
+/// Why a request was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// This node does not serve, or not any more: whether a write was done is unknown, and it will never be told.
+    NotServing,
+    /// The local disk failed.
+    Io,
+    /// The range is not on the volume, or larger than the activity log can hold at once.
+    Invalid,
+}
+
+/// What is done on the local disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Job {
+    Read(Span),
+    Digest(Span),
+    Write {
+        volume: VolumeNo,
+        at: u64,
+        data: Bytes,
+        fua: bool,
+    },
+    Zero {
+        span: Span,
+        fua: bool,
+    },
+    Trim(Span),
+    /// What was written before is durable, on all volumes.
+    Flush,
+}
+
+impl Job {
+    #[must_use]
+    pub fn span(&self) -> Option<Span> {
+        match self {
+            Self::Read(span) | Self::Digest(span) | Self::Zero { span, .. } | Self::Trim(span) => Some(*span),
+            Self::Write { volume, at, data, .. } => Some(Span { volume: *volume, at: *at, len: data.len() as u64 }),
+            Self::Flush => None,
+        }
+    }
+
+    fn changes(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Zero { .. } | Self::Trim(_))
+    }
+}
+
+/// What the local disk answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Data(Bytes),
+    Digest(Digest),
+    Failed,
+}
+
+/// Everything that the machine learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed; at least every [`TICK`].
+    Tick,
+    Ask {
+        id: RequestId,
+        ask: Ask,
+    },
+    Done {
+        io: Io,
+        answer: Answer,
+    },
+    /// The batch's pages are durable.
+    Persisted {
+        batch: u64,
+    },
+    /// The metadata can not be written: the replica is of no use any more.
+    MetadataFailed,
+    /// A connection to a standby that this node opened: it speaks first.
+    Connected {
+        link: Link,
+    },
+    Received {
+        link: Link,
+        frame: Frame,
+    },
+    Disconnected {
+        link: Link,
+    },
+
+    // From the node's machine.
+    /// From this epoch on frames may be taken; `None`: none may. As `Node::takes_writes_of` says. Before the first: none.
+    Admit {
+        from: Option<Epoch>,
+    },
+    /// `Effect::Promise` of the node.
+    Promise {
+        epoch: Epoch,
+    },
+    /// This node holds `epoch`, which was promised, and has activated it: serve.
+    Lead {
+        epoch: Epoch,
+        need: BTreeSet<Incarnation>,
+    },
+    /// Who is needed now (`Authority::need`), said after report number `seen` was taken in.
+    Need {
+        epoch: Epoch,
+        need: BTreeSet<Incarnation>,
+        seen: u64,
+    },
+    /// The gate: closed, nothing is completed. Open again only within the same epoch.
+    Freeze {
+        frozen: bool,
+    },
+    /// The epoch is over for this node: everything ends in error, and nothing of it is ever resumed.
+    Fence,
+}
+
+/// Everything that the machine can cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Do this on the local disk; answer with [`Event::Done`]. Any number at once, in any order.
+    Submit {
+        io: Io,
+        job: Job,
+    },
+    /// Write these pages, then make them durable; answer with [`Event::Persisted`].
+    Persist(Batch),
+    Send {
+        link: Link,
+        frame: Frame,
+    },
+    /// Close the connection; whatever still comes in on it is not heard.
+    HangUp {
+        link: Link,
+        why: Bye,
+    },
+    /// The request is done. A write: written here and on every member of `need` (with FUA: durable there), or the node has
+    /// shrunk who is missing out of the row. A flush: durable there.
+    Answer {
+        id: RequestId,
+        result: Result<Bytes, Refusal>,
+    },
+    /// For the node's machine, before anything that follows from it.
+    Report(Report),
+}
+
+/// What the node's machine is told: `Event::Replica` of the node, and what an operator asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rises with each; given back in [`Event::Need`].
+    pub number: u64,
+    /// A whole image, on a disk that works.
+    pub consistent: bool,
+    /// Durable, and drained.
+    pub promised: Epoch,
+    /// As standby: the epoch in which the holder has last said that this copy has everything.
+    pub caught_up: Option<Epoch>,
+    /// As holder: whose copies have all that was ever completed here. Nothing is completed without them until the node has
+    /// answered the report in which one is missing.
+    pub mirrored: BTreeSet<Incarnation>,
+    /// Members of `need` that hold up what waits to be completed: the node is asked to shrink them out.
+    pub missing: BTreeSet<Incarnation>,
+    /// A peer has promised a higher epoch than this node's.
+    pub fenced_by: Option<Epoch>,
+    /// The disk failed or stands still: hand over (holder), or leave (standby).
+    pub failed: bool,
+    /// Peers with which history has diverged: refused until somebody decides.
+    pub diverged: BTreeSet<Incarnation>,
+}
+
+/// A guard that can be left out in tests, to see that somebody notices. Each names the invariant that it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// 1: acknowledged by all of `need`.
+    AckOfAll,
+    /// 1: who was said to be mirrored is waited for until the node knows better.
+    UnsaidFirst,
+    /// 2: hot before data.
+    HotFirst,
+    /// 3: kept and claimed until durable, not until written.
+    KeepUntilDurable,
+    /// 3: a copied chunk is clean once durable, not once sent.
+    CleanWhenDurable,
+    /// 3: what an absent peer misses is marked.
+    MarkAbsent,
+    /// 3: what a standby has taken is marked when it leads.
+    MarkUnsettled,
+    /// 4: the standby's own marks are resynced too.
+    UnionOfMarks,
+    /// 5: frames below the promise are refused.
+    RefuseOlder,
+    /// 5: a promise is durable before it is answered.
+    PersistPromise,
+    /// 5: what older epochs left in the queue is drained before.
+    DrainOlder,
+    /// 6: inconsistent before the first byte.
+    MarkInconsistent,
+    /// 6: durable before whole again.
+    FlushBeforeWhole,
+    /// 7: a flush is durable on all.
+    FlushAll,
+    /// 8: where ranges meet, the order is one.
+    OrderMeeting,
+    /// A read waits for the writes that it would see.
+    ReadAfterWrites,
+}
+
+/// What a machine is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// New with each process.
+    pub life: Life,
+    /// No volatile cache is offered: every write is durable on all of `need` before it is answered.
+    pub write_through: bool,
+}
+
+/// Whose a work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Of a role that is over.
+    Orphan,
+    /// The primary's write with this number.
+    Write(u64),
+    Read(RequestId),
+    /// The primary's own flush; the number counts flushes.
+    Flush(u64),
+    /// A chunk on its way to a peer, and whether it is to be compared first.
+    Chunk {
+        slot: Slot,
+        session: crate::ids::Session,
+        extent: u32,
+        bit: u32,
+        compare: bool,
+    },
+    /// A frame of the standby's stream.
+    Stream(crate::ids::Sequence),
+    /// The standby's flush, up to there.
+    StreamFlush(crate::ids::Sequence),
+}
+
+#[derive(Debug)]
+enum Role {
+    Standby(Box<Standby>),
+    Leading(Box<Primary>),
+}
+
+/// One replica. Owns all its state.
+#[derive(Debug)]
+pub struct Replica {
+    setup: Setup,
+    store: Store,
+    works: Works<Owner>,
+    role: Role,
+    admitted: Option<Epoch>,
+    /// Asked by the node or by a primary: told once durable and drained.
+    promise_version: u64,
+    /// Since this version of the superblock the image is whole, if it is.
+    whole_version: u64,
+    /// The last of them was told to the node.
+    reported: Report,
+    frozen: bool,
+    failed: bool,
+    /// What recovery marked is a guess: compare before copying.
+    guesses: bool,
+    out: Vec<Effect>,
+    #[cfg(test)]
+    pub(crate) without: Option<Guard>,
+}
+
+impl Replica {
+    /// A replica whose metadata was read, see [`Store::recover`]; `guesses` as the recovery says.
+    #[must_use]
+    pub fn new(setup: Setup, store: Store, guesses: bool) -> Self {
+        let mut replica = Self {
+            setup,
+            store,
+            works: Works::new(),
+            role: Role::Standby(Box::default()),
+            admitted: None,
+            promise_version: 0,
+            whole_version: 0,
+            reported: Report::default(),
+            frozen: false,
+            failed: false,
+            guesses,
+            out: Vec::new(),
+            #[cfg(test)]
+            without: None,
+        };
+        // What the superblock says may not be on both copies yet.
+        replica.promise_version = replica.store.change(|_| {});
+        replica.whole_version = replica.promise_version;
+        replica
+    }
+
+    /// Takes one event in and adds what it causes to `out`, in order.
+    pub fn step(&mut self, event: Event, now: Moment, out: &mut Vec<Effect>) {
+        match event {
+            Event::Tick => self.tick(now),
+            Event::Ask { id, ask } => self.ask(id, ask, now),
+            Event::Done { io, answer } => self.done(io, answer),
+            Event::Persisted { batch } => self.store.persisted(batch),
+            Event::MetadataFailed => self.fail(),
+            Event::Connected { link } => self.connected(link, now),
+            Event::Received { link, frame } => match &self.role {
+                Role::Standby(_) => self.take(link, frame),
+                Role::Leading(_) => self.heard(link, frame, now),
+            },
+            Event::Disconnected { link } => self.lost(link),
+            Event::Admit { from } => self.admitted = from,
+            Event::Promise { epoch } => self.promise(epoch),
+            Event::Lead { epoch, need } => self.lead(epoch, need, now),
+            Event::Need { epoch, need, seen } => self.needed(epoch, need, seen),
+            Event::Freeze { frozen } => self.frozen = frozen,
+            Event::Fence => self.fence(),
+        }
+        self.settle(now);
+        out.append(&mut self.out);
+    }
+
+    /// Whether another request may come in: what is kept is bounded.
+    #[must_use]
+    pub fn takes_requests(&self) -> bool {
+        match &self.role {
+            Role::Standby(_) => true,
+            Role::Leading(primary) => primary.retained < RETAINED_MAX,
+        }
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    // --- epochs --------------------------------------------------------------------------------------------------
+
+    /// Refuses what is older from now on, durably; see [`Self::is_promised`] for when it may be told.
+    fn promise(&mut self, epoch: Epoch) {
+        if epoch > self.store.superblock().promised {
+            self.promise_version = self.store.change(|superblock| superblock.promised = epoch);
+            if let Role::Standby(standby) = &self.role
+                && let Some(session) = &standby.session
+            {
+                self.out.push(Effect::HangUp { link: session.link, why: Bye::Closing });
+                self.end_session();
+            }
+        }
+    }
+
+    /// Durable, and nothing that was taken of older epochs is on its way to the disk (invariant 5).
+    fn is_promised(&self) -> bool {
+        let durable = self.store.saved() >= self.promise_version || self.omits(Guard::PersistPromise);
+        durable && (self.works.is_idle() || self.omits(Guard::DrainOlder))
+    }
+
+    /// Everything of this role ends; what it leaves unfinished is marked as different from everybody's.
+    fn fence(&mut self) {
+        if matches!(self.role, Role::Leading(_)) {
+            let Role::Leading(primary) = std::mem::replace(&mut self.role, Role::Standby(Box::default())) else {
+                unreachable!("it was leading")
+            };
+            self.abdicate(*primary);
+            self.frozen = false;
+        }
+    }
+
+    /// The disk failed: nothing is acknowledged any more, and the image counts as nobody's.
+    fn fail(&mut self) {
+        self.failed = true;
+        if let Role::Standby(standby) = &self.role
+            && let Some(session) = &standby.session
+        {
+            self.out.push(Effect::HangUp { link: session.link, why: Bye::DiskFailed });
+            self.end_session();
+        }
+    }
+
+    fn introduction(&self) -> Introduction {
+        let superblock = self.store.superblock();
+        Introduction {
+            lineage: superblock.lineage.clone(),
+            incarnation: superblock.incarnation.clone(),
+            life: self.setup.life,
+            chunk_shift: superblock.geometry.chunk_shift(),
+            features: 0,
+            volumes: superblock.geometry.volumes().to_vec(),
+        }
+    }
+
+    /// Of the same cluster and shape, and not this replica itself.
+    fn is_kin(&self, other: &Introduction) -> bool {
+        let mine = self.introduction();
+        other.lineage == mine.lineage
+            && other.incarnation != mine.incarnation
+            && other.chunk_shift == mine.chunk_shift
+            && other.volumes == mine.volumes
+    }
+
+    /// Whole, durably so, and on a disk that works.
+    fn is_whole(&self) -> bool {
+        let whole = self.store.superblock().state == DataState::Whole;
+        whole && self.store.saved() >= self.whole_version && !self.failed
+    }
+
+    fn tick(&mut self, now: Moment) {
+        if self.works.oldest().is_some_and(|since| now.longest_since(since) >= STALL) {
+            self.fail();
+        }
+        if matches!(self.role, Role::Leading(_)) {
+            self.tend(now);
+        }
+    }
+
+    #[cfg(test)]
+    fn omits(&self, guard: Guard) -> bool {
+        self.without == Some(guard)
+    }
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "in tests it looks")]
+    fn omits(&self, _: Guard) -> bool {
+        false
+    }
+}

@@ -1,0 +1,476 @@
+//! The primary's half of one session, from the first word to being in sync.
+//!
+//! ```text
+//!  away ──connected──▶ (HELLO) ──CAPS──▶ Promising ──PROMISED, verdict──▶ Resyncing ──no marks left──▶ Ending ──IN_SYNC──▶ InSync
+//!                                            └──the log holds all that it lacks: sent again──────────────▲
+//! ```
+
+use super::primary::{Op, Peers, Primary};
+use super::resync::Resync;
+use super::{Effect, Guard, Job, Link, PING, Replica, Role, SILENCE, verdict};
+use crate::ids::{Generation, Life, Sequence, Session};
+use crate::metadata::Slot;
+use crate::wire::{Bye, Frame, Introduction, Message, Verdict};
+use lease::ids::Incarnation;
+use lease::time::Moment;
+use std::collections::BTreeMap;
+
+/// Why the kept writes are all that the peer may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// It was a member when the epoch began, and nothing here is marked: to be confirmed by its own marks.
+    Member,
+    /// In this epoch it was found to have everything.
+    CaughtUp,
+}
+
+/// Another replica, as the primary knows it.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) incarnation: Incarnation,
+    /// `None`: what it lacks is marked. Else what it lacks is kept.
+    pub(super) whole: Option<Basis>,
+    /// Nothing is completed without it, be it in `need` or not.
+    pub(super) waited_for: bool,
+    /// The report in which it is not mirrored any more.
+    pub(super) unsaid: Option<u64>,
+    life: Option<Life>,
+    /// Durable there, with its history.
+    pub(super) generation: Option<Generation>,
+    pub(super) dialogue: Option<Dialogue>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Promising,
+    Resyncing,
+    /// CAUGHT_UP is at this place.
+    Ending(Sequence),
+    InSync,
+}
+
+/// What is at a place of the stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sent {
+    Op(u64),
+    Copy { extent: u32, bit: u32 },
+    Compare { extent: u32, bit: u32, same: bool },
+    State(Generation),
+}
+
+#[derive(Debug)]
+pub(super) struct Dialogue {
+    pub(super) link: Link,
+    pub(super) session: Session,
+    pub(super) stage: Stage,
+    pub(super) sent: Sequence,
+    pub(super) durable: Sequence,
+    /// How far it was told that its stream is settled.
+    settled: Sequence,
+    /// What is not known to be durable there.
+    pub(super) places: BTreeMap<Sequence, Sent>,
+    completed: Option<Generation>,
+    pub(super) resync: Resync,
+    heard: Moment,
+    pinged: Moment,
+}
+
+impl Peer {
+    pub(super) fn new(incarnation: Incarnation, whole: Option<Basis>) -> Self {
+        Self { incarnation, whole, waited_for: false, unsaid: None, life: None, generation: None, dialogue: None }
+    }
+
+    /// It takes part in the stream.
+    pub(super) fn streams(&self) -> bool {
+        self.dialogue.as_ref().is_some_and(|dialogue| dialogue.stage != Stage::Promising)
+    }
+
+    pub(super) fn is_in_sync(&self) -> bool {
+        self.dialogue.as_ref().is_some_and(|dialogue| dialogue.stage == Stage::InSync)
+    }
+
+    /// Its acknowledgements count: it lacks nothing but what is kept for it.
+    pub(super) fn counts(&self) -> bool {
+        self.whole.is_some()
+    }
+}
+
+pub(super) fn bit(slot: Slot) -> Peers {
+    1 << slot
+}
+
+impl Primary {
+    /// Says the next thing in this peer's stream.
+    pub(super) fn say(&mut self, slot: Slot, message: Message, sent: Option<Sent>, out: &mut Vec<Effect>) -> Sequence {
+        let epoch = self.epoch;
+        let Some(dialogue) = self.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) else {
+            return Sequence(0);
+        };
+        let sequence = if message.in_stream() { dialogue.sent.next() } else { Sequence(0) };
+        dialogue.sent = dialogue.sent.max(sequence);
+        if let Some(sent) = sent {
+            dialogue.places.insert(sequence, sent);
+        }
+        let frame = Frame { epoch, session: dialogue.session, sequence, message };
+        out.push(Effect::Send { link: dialogue.link, frame });
+        sequence
+    }
+
+    pub(super) fn slot_at(&self, link: Link) -> Option<Slot> {
+        let at = |peer: &Peer| peer.dialogue.as_ref().is_some_and(|dialogue| dialogue.link == link);
+        self.peers.iter().find(|(_, peer)| at(peer)).map(|(slot, _)| *slot)
+    }
+
+    /// The replicas in sync besides this one peer.
+    fn companions(&self, of: Slot) -> Vec<Incarnation> {
+        let others = self.peers.iter().filter(|(slot, peer)| **slot != of && peer.is_in_sync());
+        others.map(|(_, peer)| peer.incarnation.clone()).collect()
+    }
+
+    /// Tells a peer, or all, under which generation and with whom it goes on.
+    pub(super) fn say_state(&mut self, only: Option<Slot>, out: &mut Vec<Effect>) {
+        let generation = self.generation;
+        let slots: Vec<Slot> = self.peers.iter().filter(|(_, peer)| peer.streams()).map(|(slot, _)| *slot).collect();
+        for slot in slots.into_iter().filter(|slot| only.is_none_or(|only| only == *slot)) {
+            let state = Message::State { generation, companions: self.companions(slot) };
+            self.say(slot, state, Some(Sent::State(generation)), out);
+        }
+    }
+
+    /// Sends a write to a peer.
+    pub(super) fn send_op(&mut self, slot: Slot, number: u64, out: &mut Vec<Effect>) {
+        let message = match self.ops[&number].job.clone() {
+            Job::Write { volume, at, data, fua } => Message::Write { volume, at, data, fua },
+            Job::Zero { span, fua } => Message::Zero { span, fua },
+            Job::Trim(span) => Message::Trim { span },
+            Job::Read(_) | Job::Digest(_) | Job::Flush => unreachable!("a write changes data"),
+        };
+        let at = self.say(slot, message, Some(Sent::Op(number)), out);
+        self.ops.get_mut(&number).expect("it is being sent").places[slot] = at;
+    }
+}
+
+impl Replica {
+    /// This node opened a connection: introduce oneself.
+    pub(super) fn connected(&mut self, link: Link, now: Moment) {
+        let introduction = self.introduction();
+        let Role::Leading(primary) = &mut self.role else {
+            self.out.push(Effect::HangUp { link, why: Bye::Closing });
+            return;
+        };
+        primary.sessions += 1;
+        let session = Session(primary.sessions);
+        primary.greetings.insert(link, (session, now));
+        let (epoch, message) = (primary.epoch, Message::Hello(introduction));
+        self.out.push(Effect::Send { link, frame: Frame { epoch, session, sequence: Sequence(0), message } });
+    }
+
+    /// A standby speaks.
+    pub(super) fn heard(&mut self, link: Link, frame: Frame, now: Moment) {
+        if let Message::Hello(_) = frame.message {
+            // Another who believes to lead: one of both is fenced by the promise.
+            self.take(link, frame);
+            return;
+        }
+        let Role::Leading(primary) = &mut self.role else { return };
+        if frame.message == Message::Fenced {
+            if frame.epoch > primary.epoch {
+                primary.fenced_by = Some(frame.epoch);
+            }
+            return;
+        }
+        if frame.epoch != primary.epoch {
+            return;
+        }
+        if let Some((session, _)) = primary.greetings.get(&link).copied() {
+            if session == frame.session
+                && let Message::Caps(introduction) = &frame.message
+            {
+                primary.greetings.remove(&link);
+                self.introduced(link, session, introduction, now);
+            }
+            return;
+        }
+        let Some(slot) = primary.slot_at(link) else { return };
+        let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
+        let known = peer.whole == Some(Basis::CaughtUp);
+        let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
+        if dialogue.session != frame.session {
+            return;
+        }
+        dialogue.heard = now;
+        let at = frame.sequence;
+        match frame.message {
+            Message::Generations(completed) if dialogue.stage == Stage::Promising => {
+                dialogue.completed = completed.last().copied();
+            }
+            Message::Bitmap { all, words, .. } if dialogue.stage == Stage::Promising => {
+                // What is kept for it is all that it lacks, whatever it fears itself.
+                if !known && !self.omits(Guard::UnionOfMarks) {
+                    if all {
+                        self.store.mark_all(slot);
+                    }
+                    words.into_iter().for_each(|(extent, bits)| self.store.mark_word(slot, extent, bits));
+                }
+            }
+            Message::Promised if dialogue.stage == Stage::Promising => self.promised(slot),
+            Message::Written { ranges } => self.written(slot, &ranges),
+            Message::Durable if at <= dialogue.sent => self.durable(slot, at),
+            Message::Same => {
+                if let Some(Sent::Compare { same, .. }) = dialogue.places.get_mut(&at) {
+                    *same = true;
+                }
+            }
+            Message::Differs => {
+                if let Some(Sent::Compare { extent, bit, .. }) = dialogue.places.get(&at).copied() {
+                    dialogue.places.remove(&at);
+                    dialogue.resync.differs(extent, bit);
+                }
+            }
+            Message::InSync if dialogue.stage == Stage::Ending(at) => {
+                dialogue.stage = Stage::InSync;
+                peer.unsaid = None;
+                self.durable(slot, at);
+                if let Role::Leading(primary) = &mut self.role {
+                    primary.say_state(None, &mut self.out);
+                }
+            }
+            Message::Pong => {}
+            Message::Bye(_) => self.lost(link),
+            _ => {
+                self.out.push(Effect::HangUp { link, why: Bye::Confused });
+                self.lost(link);
+            }
+        }
+    }
+
+    fn introduced(&mut self, link: Link, session: Session, them: &Introduction, now: Moment) {
+        if !self.is_kin(them) {
+            self.out.push(Effect::HangUp { link, why: Bye::Stranger });
+            return;
+        }
+        let Role::Leading(primary) = &mut self.role else { return };
+        let used = |slot: Slot| primary.peers.contains_key(&slot);
+        let Some(slot) = self.store.slot(&them.incarnation, used) else {
+            self.out.push(Effect::HangUp { link, why: Bye::Stranger });
+            return;
+        };
+        if let Some(old) =
+            primary.peers.get(&slot).and_then(|peer| peer.dialogue.as_ref()).map(|dialogue| dialogue.link)
+        {
+            self.out.push(Effect::HangUp { link: old, why: Bye::Closing });
+            self.lost(old);
+        }
+        let compare = self.guesses;
+        let mut history = self.store.superblock().generations.clone();
+        let Role::Leading(primary) = &mut self.role else { return };
+        let peer = primary.peers.entry(slot).or_insert_with(|| Peer::new(them.incarnation.clone(), None));
+        if peer.life != Some(them.life) {
+            // What an earlier process had written may be lost, unless it was durable.
+            peer.life = Some(them.life);
+            for op in primary.ops.values_mut().filter(|op| op.held & bit(slot) != 0) {
+                op.awaiting |= bit(slot);
+            }
+        }
+        peer.dialogue = Some(Dialogue {
+            link,
+            session,
+            stage: Stage::Promising,
+            sent: Sequence(0),
+            durable: Sequence(0),
+            settled: Sequence(0),
+            places: BTreeMap::new(),
+            completed: None,
+            resync: Resync::new(compare),
+            heard: now,
+            pinged: now,
+        });
+        let surplus = (history.len() + 1).saturating_sub(crate::ids::GENERATIONS_MAX);
+        history.drain(..surplus);
+        primary.say(slot, Message::Generations(history), None, &mut self.out);
+        primary.say(slot, Message::Promise, None, &mut self.out);
+    }
+
+    /// The standby refuses everything older now: begin with what it lacks.
+    fn promised(&mut self, slot: Slot) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
+        let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
+        let link = dialogue.link;
+        let found = verdict(&self.store.superblock().generations, dialogue.completed);
+        if found == Verdict::Diverged {
+            primary.diverged.insert(peer.incarnation.clone());
+            primary.say(slot, Message::Verdict(found), None, &mut self.out);
+            self.out.push(Effect::HangUp { link, why: Bye::Diverged });
+            self.lost(link);
+            return;
+        }
+        if peer.whole == Some(Basis::Member) && self.store.marks(slot) > 0 {
+            self.stop_keeping(slot);
+        }
+        let Role::Leading(primary) = &mut self.role else { return };
+        primary.say(slot, Message::Verdict(found), None, &mut self.out);
+        let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
+        let whole = peer.whole.is_some();
+        peer.dialogue.as_mut().expect("it has a dialogue").stage = Stage::Resyncing;
+        primary.say_state(Some(slot), &mut self.out);
+        if whole {
+            let mine = |op: &Op| op.started && op.held & bit(slot) != 0 && op.awaiting & bit(slot) != 0;
+            // What was written in this life and not flushed needs no second writing, but is durable only after a flush.
+            let again: Vec<u64> = primary.ops.iter().filter(|(_, op)| mine(op)).map(|(number, _)| *number).collect();
+            again.into_iter().for_each(|number| primary.send_op(slot, number, &mut self.out));
+            self.caught_up(slot);
+        } else if self.store.marks(slot) > 0 {
+            primary.say(slot, Message::Resync, None, &mut self.out);
+        }
+    }
+
+    /// Everything that the peer lacks has been sent: from here on nothing is completed without it.
+    pub(super) fn caught_up(&mut self, slot: Slot) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        let at = primary.say(slot, Message::CaughtUp, None, &mut self.out);
+        let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
+        peer.whole = Some(Basis::CaughtUp);
+        peer.waited_for = true;
+        peer.dialogue.as_mut().expect("it has a dialogue").stage = Stage::Ending(at);
+        // What was written before it came was copied to it, durably.
+        primary.ops.values_mut().for_each(|op| op.missed &= !bit(slot));
+        for flush in &mut primary.flushes {
+            flush.places.insert(slot, at);
+        }
+    }
+
+    fn written(&mut self, slot: Slot, ranges: &[(Sequence, Sequence)]) {
+        let keep = !self.omits(Guard::KeepUntilDurable);
+        let Role::Leading(primary) = &mut self.role else { return };
+        let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
+        let Some(dialogue) = &mut peer.dialogue else { return };
+        for (first, last) in ranges {
+            for (_, sent) in dialogue.places.range(*first..=*last) {
+                match sent {
+                    Sent::Op(number) => {
+                        if let Some(op) = primary.ops.get_mut(number) {
+                            op.awaiting &= !bit(slot);
+                            op.held &= if keep { Peers::MAX } else { !bit(slot) };
+                        }
+                    }
+                    Sent::State(generation) => peer.generation = Some(*generation),
+                    Sent::Copy { .. } | Sent::Compare { .. } => {}
+                }
+            }
+        }
+        primary.look = true;
+    }
+
+    /// All of the stream up to there is durable at the peer: only now is anything released (invariant 3).
+    fn durable(&mut self, slot: Slot, up_to: Sequence) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
+        let Some(dialogue) = &mut peer.dialogue else { return };
+        dialogue.durable = dialogue.durable.max(up_to);
+        // Written in an earlier session of the same life, and covered by this one's flush.
+        let covered = |op: &&mut Op| op.awaiting & bit(slot) == 0 && op.places[slot] == Sequence(0);
+        primary.ops.values_mut().filter(covered).for_each(|op| op.held &= !bit(slot));
+        let rest = dialogue.places.split_off(&up_to.next());
+        for sent in std::mem::replace(&mut dialogue.places, rest).into_values() {
+            match sent {
+                Sent::Op(number) => {
+                    if let Some(op) = primary.ops.get_mut(&number) {
+                        op.awaiting &= !bit(slot);
+                        op.held &= !bit(slot);
+                    }
+                }
+                Sent::Copy { extent, bit } | Sent::Compare { extent, bit, same: true } => {
+                    dialogue.resync.arrived(extent, bit);
+                    self.store.clear(slot, extent, 1 << bit);
+                }
+                Sent::Compare { extent, bit, same: false } => dialogue.resync.arrived(extent, bit),
+                Sent::State(generation) => peer.generation = Some(generation),
+            }
+        }
+        primary.look = true;
+    }
+
+    /// The connection is gone. What is kept for the peer stays kept while it is waited for; what was only on its way is marked.
+    pub(super) fn lost(&mut self, link: Link) {
+        if let Role::Standby(standby) = &self.role {
+            if standby.session.as_ref().is_some_and(|session| session.link == link) {
+                self.end_session();
+            }
+            return;
+        }
+        let Role::Leading(primary) = &mut self.role else { return };
+        primary.greetings.remove(&link);
+        let Some(slot) = primary.slot_at(link) else { return };
+        let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
+        let companion = peer.is_in_sync();
+        peer.dialogue = None;
+        peer.generation = None;
+        primary.ops.values_mut().for_each(|op| op.places[slot] = Sequence(0));
+        for flush in &mut primary.flushes {
+            flush.places.remove(&slot);
+        }
+        if peer.whole.is_none() {
+            self.stop_keeping(slot);
+        }
+        if companion && let Role::Leading(primary) = &mut self.role {
+            primary.say_state(None, &mut self.out);
+        }
+    }
+
+    /// What is kept for the peer is marked instead; its acknowledgement of it does not count any more.
+    pub(super) fn stop_keeping(&mut self, slot: Slot) {
+        let marks = !self.omits(Guard::MarkAbsent);
+        let Role::Leading(primary) = &mut self.role else { return };
+        primary.peers.get_mut(&slot).expect("it is known").whole = None;
+        for op in primary.ops.values_mut().filter(|op| op.held & bit(slot) != 0) {
+            if op.started && marks {
+                self.store.mark(slot, op.span);
+            }
+            op.held &= !bit(slot);
+            op.missed |= op.awaiting & bit(slot);
+            op.awaiting &= !bit(slot);
+        }
+        primary.look = true;
+    }
+
+    /// Whoever may let go of more than it knows hears it at once: its log may be full of claims.
+    pub(super) fn tell_settled(&mut self) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        let slots: Vec<Slot> = primary.peers.iter().filter(|(_, peer)| peer.streams()).map(|(slot, _)| *slot).collect();
+        for slot in slots {
+            let settled = primary.settled(slot);
+            let dialogue = primary.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()).expect("it streams");
+            if dialogue.settled < settled {
+                dialogue.settled = settled;
+                primary.say(slot, Message::Ping { settled }, None, &mut self.out);
+            }
+        }
+    }
+
+    /// Signs of life, and who gives none.
+    pub(super) fn tend_dialogues(&mut self, now: Moment) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        let mut silent: Vec<Link> = Vec::new();
+        let overdue = primary.greetings.iter().filter(|(_, (_, since))| now.longest_since(*since) >= SILENCE);
+        silent.extend(overdue.map(|(link, _)| *link));
+        let mut due = Vec::new();
+        for (slot, peer) in &mut primary.peers {
+            let Some(dialogue) = &mut peer.dialogue else { continue };
+            if now.longest_since(dialogue.heard) >= SILENCE && dialogue.stage != Stage::Promising {
+                silent.push(dialogue.link);
+            } else if dialogue.stage != Stage::Promising && now.longest_since(dialogue.pinged) >= PING {
+                dialogue.pinged = now;
+                due.push(*slot);
+            }
+        }
+        for slot in due {
+            let settled = primary.settled(slot);
+            primary.say(slot, Message::Ping { settled }, None, &mut self.out);
+        }
+        for link in silent {
+            self.out.push(Effect::HangUp { link, why: Bye::Closing });
+            self.lost(link);
+        }
+    }
+}

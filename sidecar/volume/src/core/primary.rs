@@ -1,0 +1,465 @@
+//! The primary's half: requests in, local disk and peers in parallel, completion upward.
+//!
+//! ```text
+//!  request ──▶ order ──▶ hot ──▶ local disk ─────────┐
+//!                          └──▶ each peer's stream ──┴─ all of `need` ──▶ answered ──▶ durable everywhere ──▶ forgotten
+//!                               or a mark for the absent
+//! ```
+
+use super::peer::{Basis, Peer, Stage, bit};
+use super::{Ask, Effect, FLUSH_AFTER, FLUSH_BYTES, Guard, Job, Link, Owner, Refusal, Replica, RequestId, Role};
+use crate::ids::{Generation, PEERS_MAX, Sequence, Session, Span};
+use crate::metadata::Slot;
+use crate::wire::Bye;
+use bytes::Bytes;
+use lease::ids::{Epoch, Incarnation};
+use lease::time::Moment;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A set of peers, one bit for each place.
+pub(super) type Peers = u8;
+const _: () = assert!(PEERS_MAX <= Peers::BITS as usize);
+
+/// A write that is not answered, or not durable everywhere.
+#[derive(Debug)]
+pub(super) struct Op {
+    /// Until it is answered.
+    request: Option<RequestId>,
+    pub(super) job: Job,
+    pub(super) span: Span,
+    pub(super) started: bool,
+    /// Written here, after this many flushes had begun: the next one covers it.
+    written: Option<u64>,
+    /// Who has it in the stream, or will, and has not acknowledged it.
+    pub(super) awaiting: Peers,
+    /// For whom it is marked instead.
+    pub(super) missed: Peers,
+    /// Who may lose it: it is kept until it is durable there.
+    pub(super) held: Peers,
+    /// Its place in each peer's present stream; 0: none.
+    pub(super) places: [Sequence; PEERS_MAX],
+}
+
+/// A flush that a front end asked for.
+#[derive(Debug)]
+pub(super) struct Flush {
+    id: RequestId,
+    /// The local flush that covers it.
+    local: u64,
+    /// For each peer, the place up to which its stream must be durable.
+    pub(super) places: BTreeMap<Slot, Sequence>,
+}
+
+/// What leads one epoch.
+#[derive(Debug)]
+pub(super) struct Primary {
+    pub(super) epoch: Epoch,
+    pub(super) sessions: u64,
+    need: BTreeSet<Incarnation>,
+    seen: u64,
+    pub(super) peers: BTreeMap<Slot, Peer>,
+    pub(super) greetings: BTreeMap<Link, (Session, Moment)>,
+    pub(super) ops: BTreeMap<u64, Op>,
+    next_op: u64,
+    /// Numbers of the writes that are not answered.
+    open: BTreeSet<u64>,
+    reads: BTreeSet<RequestId>,
+    /// Reads that would see a write that is not answered.
+    parked: VecDeque<(RequestId, Span)>,
+    pub(super) flushes: Vec<Flush>,
+    flush_begun: u64,
+    flush_ended: u64,
+    /// Bytes of the writes that are kept, and of those that no flush covers yet.
+    pub(super) retained: u64,
+    unflushed: u64,
+    unflushed_since: Option<Moment>,
+    pub(super) generation: Generation,
+    /// The generation is not yet everywhere where it must be: nothing is completed. Then it is being saved here.
+    turning: Option<Option<u64>>,
+    pub(super) fenced_by: Option<Epoch>,
+    pub(super) diverged: BTreeSet<Incarnation>,
+    /// Something was acknowledged: look what that completes, or lets go.
+    pub(super) look: bool,
+}
+
+impl Primary {
+    pub(super) fn requires(&self, peer: &Peer) -> bool {
+        peer.waited_for || self.need.contains(&peer.incarnation)
+    }
+
+    fn peer(&self, incarnation: &Incarnation) -> Option<&Peer> {
+        self.peers.values().find(|peer| peer.incarnation == *incarnation)
+    }
+
+    /// Who must acknowledge; `None`: one of them can not, so nothing can be completed.
+    fn quorum(&self) -> Option<Peers> {
+        let known = |member: &Incarnation| self.peer(member).is_some_and(Peer::counts);
+        let all = self.need.iter().all(known);
+        let required = self.peers.iter().filter(|(_, peer)| self.requires(peer));
+        all.then(|| required.fold(0, |set, (slot, _)| set | bit(*slot)))
+    }
+
+    /// How far a peer's stream is durable on this node and on all its companions, as far as it is there.
+    pub(super) fn settled(&self, slot: Slot) -> Sequence {
+        let places = self.ops.values().map(|op| op.places[slot]).filter(|place| *place > Sequence(0));
+        let durable = self.peers[&slot].dialogue.as_ref().map_or(Sequence(0), |dialogue| dialogue.durable);
+        places.min().map_or(durable, |first| durable.min(Sequence(first.0 - 1)))
+    }
+
+    /// Members that hold up what is to be completed.
+    pub(super) fn missing(&self) -> BTreeSet<Incarnation> {
+        let waits = !self.open.is_empty() || !self.flushes.is_empty() || self.turning.is_some();
+        let present = |member: &&Incarnation| self.peer(member).is_some_and(|peer| peer.counts() && peer.streams());
+        self.need.iter().filter(|member| waits && !present(member)).cloned().collect()
+    }
+
+    pub(super) fn mirrored(&self) -> BTreeSet<Incarnation> {
+        let in_sync = self.peers.values().filter(|peer| peer.is_in_sync() && peer.waited_for);
+        in_sync.map(|peer| peer.incarnation.clone()).collect()
+    }
+}
+
+impl Replica {
+    /// This node holds the epoch and has activated it.
+    pub(super) fn lead(&mut self, epoch: Epoch, need: BTreeSet<Incarnation>, now: Moment) {
+        self.fence();
+        self.end_session();
+        if self.store.superblock().promised != epoch || !self.is_promised() || !self.is_whole() {
+            // The node activates no epoch that was not promised: this order is not for this replica.
+            return;
+        }
+        let mut peers = BTreeMap::new();
+        for member in &need {
+            if let Some(slot) = self.store.slot(member, |slot| peers.contains_key(&slot)) {
+                let whole = (self.store.marks(slot) == 0).then_some(Basis::Member);
+                peers.insert(slot, Peer::new(member.clone(), whole));
+            }
+        }
+        self.role = Role::Leading(Box::new(Primary {
+            epoch,
+            sessions: 0,
+            need,
+            seen: 0,
+            peers,
+            greetings: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            next_op: 0,
+            open: BTreeSet::new(),
+            reads: BTreeSet::new(),
+            parked: VecDeque::new(),
+            flushes: Vec::new(),
+            flush_begun: 0,
+            flush_ended: 0,
+            retained: 0,
+            unflushed: 0,
+            unflushed_since: Some(now),
+            generation: Generation { epoch, turn: 0 },
+            turning: Some(None),
+            fenced_by: None,
+            diverged: BTreeSet::new(),
+            look: true,
+        }));
+    }
+
+    /// Who is needed now, as the row proves or will prove.
+    pub(super) fn needed(&mut self, epoch: Epoch, need: BTreeSet<Incarnation>, seen: u64) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        if primary.epoch != epoch || seen < primary.seen {
+            return;
+        }
+        primary.seen = seen;
+        primary.look = true;
+        let smaller = primary.need.iter().any(|member| !need.contains(member));
+        primary.need = need;
+        if smaller {
+            // Who left does not know what is completed from here on, and is to be told apart by that.
+            primary.generation.turn += 1;
+            primary.turning = Some(None);
+            primary.say_state(None, &mut self.out);
+        }
+    }
+
+    // --- requests ------------------------------------------------------------------------------------------------
+
+    pub(super) fn ask(&mut self, id: RequestId, ask: Ask, now: Moment) {
+        let through = self.setup.write_through;
+        let job = match ask {
+            Ask::Read(span) => Job::Read(span),
+            Ask::Write { volume, at, data, fua } => Job::Write { volume, at, data, fua: fua || through },
+            Ask::Zero { span, fua } => Job::Zero { span, fua: fua || through },
+            // Zeros, and room on the disk where it can be had without their looking different.
+            Ask::Trim { span, fua } if fua || through => Job::Zero { span, fua: true },
+            Ask::Trim { span, .. } => Job::Trim(span),
+            Ask::Flush => Job::Flush,
+        };
+        let refuse = |refusal| Effect::Answer { id, result: Err(refusal) };
+        let Role::Leading(primary) = &mut self.role else {
+            self.out.push(refuse(Refusal::NotServing));
+            return;
+        };
+        if self.failed {
+            self.out.push(refuse(Refusal::Io));
+            return;
+        }
+        let Some(span) = job.span() else {
+            self.flush_all(Some(id), now);
+            return;
+        };
+        let geometry = self.store.geometry();
+        if !geometry.holds(span) || geometry.touched(span).count() > usize::from(geometry.slots()) {
+            self.out.push(refuse(Refusal::Invalid));
+            return;
+        }
+        if !job.changes() {
+            primary.parked.push_back((id, span));
+            primary.look = true;
+            return;
+        }
+        primary.next_op += 1;
+        let number = primary.next_op;
+        let op = Op {
+            request: Some(id),
+            job: job.clone(),
+            span,
+            started: false,
+            written: None,
+            awaiting: 0,
+            missed: 0,
+            held: 0,
+            places: [Sequence(0); PEERS_MAX],
+        };
+        primary.ops.insert(number, op);
+        primary.open.insert(number);
+        primary.retained += span.len;
+        let ordered = !self.omits(Guard::OrderMeeting);
+        self.works.add(Owner::Write(number), job, &self.store, ordered);
+    }
+
+    /// A write's extents are hot: it goes to the peers and to the local disk, and what is absent is marked (invariant 3).
+    pub(super) fn primary_starts(&mut self, number: u64, now: Moment) {
+        let marks = !self.omits(Guard::MarkAbsent);
+        let Role::Leading(primary) = &mut self.role else { return };
+        let span = {
+            let op = primary.ops.get_mut(&number).expect("a work belongs to a write");
+            op.started = true;
+            op.span
+        };
+        for slot in self.store.slots() {
+            let (streams, kept) =
+                primary.peers.get(&slot).map_or((false, false), |peer| (peer.streams(), peer.whole.is_some()));
+            let op = primary.ops.get_mut(&number).expect("a work belongs to a write");
+            if streams || kept {
+                op.awaiting |= bit(slot);
+                op.held |= bit(slot);
+            } else {
+                op.missed |= bit(slot);
+                if marks {
+                    self.store.mark(slot, span);
+                }
+            }
+            if streams {
+                primary.send_op(slot, number, &mut self.out);
+            }
+        }
+        primary.unflushed += span.len;
+        primary.unflushed_since.get_or_insert(now);
+    }
+
+    pub(super) fn primary_wrote(&mut self, number: u64) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        primary.look = true;
+        if let Some(op) = primary.ops.get_mut(&number) {
+            op.written = Some(primary.flush_begun);
+        }
+    }
+
+    pub(super) fn primary_flushed(&mut self, number: u64) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        primary.look = true;
+        primary.flush_ended = primary.flush_ended.max(number);
+    }
+
+    pub(super) fn primary_read(&mut self, id: RequestId, result: Result<Bytes, Refusal>) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        if primary.reads.remove(&id) {
+            self.out.push(Effect::Answer { id, result });
+        }
+    }
+
+    /// Makes everything durable that was written until now, here and at all peers.
+    fn flush_all(&mut self, request: Option<RequestId>, now: Moment) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        primary.flush_begun += 1;
+        let number = primary.flush_begun;
+        primary.unflushed = 0;
+        // What is under way now is covered by the next one.
+        primary.unflushed_since = primary.open.first().map(|_| now);
+        let streaming: Vec<Slot> =
+            primary.peers.iter().filter(|(_, peer)| peer.streams()).map(|(slot, _)| *slot).collect();
+        let mut places = BTreeMap::new();
+        for slot in streaming {
+            places.insert(slot, primary.say(slot, crate::wire::Message::Flush, None, &mut self.out));
+        }
+        if let Some(id) = request {
+            primary.flushes.push(Flush { id, local: number, places });
+        }
+        self.works.add(Owner::Flush(number), Job::Flush, &self.store, false);
+    }
+
+    // --- what is due ---------------------------------------------------------------------------------------------
+
+    pub(super) fn tend(&mut self, now: Moment) {
+        self.tend_dialogues(now);
+        let Role::Leading(primary) = &self.role else { return };
+        if primary.unflushed_since.is_some_and(|since| now.longest_since(since) >= FLUSH_AFTER) {
+            self.flush_all(None, now);
+        }
+    }
+
+    /// After the report: nothing that it unsays is relied on, and what it has not unsaid still is.
+    pub(super) fn settle_primary(&mut self, now: Moment) {
+        self.let_go();
+        self.turn();
+        self.pump();
+        let Role::Leading(primary) = &mut self.role else { return };
+        let pressed = self.store.is_full() && primary.flush_begun == primary.flush_ended;
+        if primary.unflushed >= FLUSH_BYTES || pressed && primary.unflushed > 0 {
+            self.flush_all(None, now);
+        }
+        let Role::Leading(primary) = &mut self.role else { return };
+        if std::mem::take(&mut primary.look) {
+            self.complete();
+            self.retire();
+            self.unpark();
+            self.tell_settled();
+        }
+    }
+
+    /// Whoever is away and not waited for any more: what is kept for it is marked.
+    fn let_go(&mut self) {
+        let at_once = self.omits(Guard::UnsaidFirst);
+        let Role::Leading(primary) = &mut self.role else { return };
+        let seen = primary.seen;
+        for peer in primary.peers.values_mut() {
+            let there = peer.dialogue.as_ref().is_some_and(|dialogue| !matches!(dialogue.stage, Stage::Promising));
+            if peer.waited_for && !there && (at_once || peer.unsaid.is_none_or(|report| seen >= report)) {
+                peer.waited_for = false;
+                peer.unsaid = None;
+                primary.look = true;
+            }
+        }
+        let kept =
+            primary.peers.iter().filter(|(_, peer)| peer.whole.is_some() && !peer.streams() && !primary.requires(peer));
+        let gone: Vec<Slot> = kept.map(|(slot, _)| *slot).collect();
+        gone.into_iter().for_each(|slot| self.stop_keeping(slot));
+    }
+
+    /// A new generation is first everywhere where acknowledgements come from, then here; then writes are completed in it.
+    fn turn(&mut self) {
+        let saved = self.store.saved();
+        let Role::Leading(primary) = &mut self.role else { return };
+        let generation = primary.generation;
+        match primary.turning {
+            None => {}
+            Some(Some(version)) if saved >= version => {
+                primary.turning = None;
+                primary.look = true;
+            }
+            Some(Some(_)) => {}
+            Some(None) => {
+                let known = |peer: &&Peer| !primary.requires(peer) || peer.generation >= Some(generation);
+                let members = primary.need.iter().all(|member| primary.peer(member).is_some());
+                if members && primary.peers.values().all(|peer| known(&peer)) {
+                    primary.turning = Some(Some(self.store.change(|superblock| {
+                        superblock.begin(generation);
+                        superblock.completed = Some(generation);
+                    })));
+                }
+            }
+        }
+    }
+
+    /// Answers what is written here and on every member (invariant 1), and flushes that are durable there (invariant 7).
+    fn complete(&mut self) {
+        let (all, flush_all) = (!self.omits(Guard::AckOfAll), !self.omits(Guard::FlushAll));
+        let Role::Leading(primary) = &mut self.role else { return };
+        if self.frozen || self.failed || primary.fenced_by.is_some() || primary.turning.is_some() {
+            return;
+        }
+        let quorum = if all { primary.quorum() } else { Some(0) };
+        let Some(quorum) = quorum else { return };
+        let done = |op: &Op| op.written.is_some() && (op.awaiting | op.missed) & quorum == 0;
+        let ready: Vec<u64> = primary.open.iter().filter(|number| done(&primary.ops[number])).copied().collect();
+        for number in ready {
+            primary.open.remove(&number);
+            let op = primary.ops.get_mut(&number).expect("an open write is kept");
+            let id = op.request.take().expect("an open write has a request");
+            self.out.push(Effect::Answer { id, result: Ok(Bytes::new()) });
+        }
+        let (peers, ended) = (&primary.peers, primary.flush_ended);
+        let durable = |flush: &Flush, slot: Slot| {
+            let up_to = peers[&slot].dialogue.as_ref().map(|dialogue| dialogue.durable);
+            flush.places.get(&slot).is_some_and(|place| up_to.is_some_and(|up_to| up_to >= *place))
+        };
+        let members = (0..PEERS_MAX).filter(|slot| flush_all && quorum & bit(*slot) != 0);
+        let done = |flush: &Flush| flush.local <= ended && members.clone().all(|slot| durable(flush, slot));
+        let ready: Vec<RequestId> = primary.flushes.iter().filter(|flush| done(flush)).map(|flush| flush.id).collect();
+        primary.flushes.retain(|flush| !ready.contains(&flush.id));
+        self.out.extend(ready.into_iter().map(|id| Effect::Answer { id, result: Ok(Bytes::new()) }));
+    }
+
+    /// Forgets what is answered and durable everywhere, or marked; its extents may leave the log.
+    fn retire(&mut self) {
+        let Role::Leading(primary) = &mut self.role else { return };
+        let ended = primary.flush_ended;
+        let over = |_: &u64, op: &mut Op| {
+            op.request.is_none() && op.held == 0 && op.written.is_some_and(|begun| ended > begun)
+        };
+        for (_, op) in primary.ops.extract_if(.., over) {
+            primary.retained -= op.span.len;
+            let extents: Vec<u32> = self.store.geometry().touched(op.span).map(|(extent, _)| extent).collect();
+            self.store.release(&extents);
+        }
+    }
+
+    /// Reads that see no unanswered write any more. A value that a later failover would take back is never shown.
+    fn unpark(&mut self) {
+        let strict = !self.omits(Guard::ReadAfterWrites);
+        let Role::Leading(primary) = &mut self.role else { return };
+        if self.failed || primary.fenced_by.is_some() {
+            return;
+        }
+        for (id, span) in std::mem::take(&mut primary.parked) {
+            let seen = |number: &u64| primary.ops[number].span.overlaps(span);
+            if strict && primary.open.iter().any(seen) {
+                primary.parked.push_back((id, span));
+            } else {
+                primary.reads.insert(id);
+                self.works.add(Owner::Read(id), Job::Read(span), &self.store, strict);
+            }
+        }
+    }
+
+    /// The epoch is over: every request ends in error, and what is not durable everywhere is marked for everybody.
+    pub(super) fn abdicate(&mut self, primary: Primary) {
+        let refused = |id| Effect::Answer { id, result: Err(Refusal::NotServing) };
+        for op in primary.ops.into_values() {
+            self.out.extend(op.request.map(refused));
+            if op.started {
+                for slot in self.store.slots() {
+                    self.store.mark(slot, op.span);
+                }
+                let extents: Vec<u32> = self.store.geometry().touched(op.span).map(|(extent, _)| extent).collect();
+                self.store.release(&extents);
+            }
+        }
+        let waiting =
+            primary.parked.into_iter().map(|(id, _)| id).chain(primary.flushes.into_iter().map(|flush| flush.id));
+        self.out.extend(waiting.chain(primary.reads).map(refused));
+        let links = primary.peers.into_values().filter_map(|peer| peer.dialogue).map(|dialogue| dialogue.link);
+        for link in links.chain(primary.greetings.into_keys()) {
+            self.out.push(Effect::HangUp { link, why: Bye::Closing });
+        }
+        self.works.abandon(Owner::Orphan);
+    }
+}

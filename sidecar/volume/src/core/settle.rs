@@ -1,0 +1,93 @@
+//! The end of each step: what may start is started, what is due is said, and the node hears before anybody relies on it.
+
+use super::{Answer, Effect, Guard, Io, Owner, Refusal, Replica, Report, Role};
+use lease::time::Moment;
+use std::collections::BTreeSet;
+
+impl Replica {
+    /// The local disk has answered.
+    pub(super) fn done(&mut self, io: Io, answer: Answer) {
+        let Some((owner, _)) = self.works.done(io) else { return };
+        let failed = answer == Answer::Failed;
+        match owner {
+            Owner::Read(id) => {
+                let result = match answer {
+                    Answer::Data(data) => Ok(data),
+                    Answer::Done | Answer::Digest(_) | Answer::Failed => Err(Refusal::Io),
+                };
+                self.primary_read(id, result);
+            }
+            // Never masked: whoever has failed to write holds what nobody knows.
+            _ if failed => self.fail(),
+            Owner::Orphan => {}
+            Owner::Write(number) => self.primary_wrote(number),
+            Owner::Flush(number) => self.primary_flushed(number),
+            Owner::Chunk { slot, session, extent, bit, .. } => self.chunk_read(slot, session, (extent, bit), answer),
+            Owner::Stream(at) => match answer {
+                Answer::Digest(digest) => self.stream_digest(at, digest),
+                Answer::Done | Answer::Data(_) | Answer::Failed => self.stream_done(at),
+            },
+            Owner::StreamFlush(up_to) => self.stream_flushed(up_to),
+        }
+    }
+
+    pub(super) fn settle(&mut self, now: Moment) {
+        loop {
+            let before = self.out.len();
+            while let Some((io, owner, job)) = self.works.start(&mut self.store, now) {
+                match owner {
+                    Owner::Write(number) => self.primary_starts(number, now),
+                    Owner::Stream(at) => self.standby_starts(at, &job),
+                    Owner::Orphan | Owner::Read(_) | Owner::Flush(_) | Owner::Chunk { .. } | Owner::StreamFlush(_) => {}
+                }
+                self.out.push(Effect::Submit { io, job });
+            }
+            self.report();
+            match &self.role {
+                Role::Standby(_) => self.settle_standby(),
+                Role::Leading(_) => self.settle_primary(now),
+            }
+            if let Some(batch) = self.store.next_batch(self.works.heating(), self.works.is_empty()) {
+                if self.omits(Guard::HotFirst) && matches!(self.role, Role::Leading(_)) {
+                    self.store.persisted(batch.number);
+                }
+                self.out.push(Effect::Persist(batch));
+            }
+            if self.out.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Tells the node what has changed, before anything follows from it.
+    fn report(&mut self) {
+        let mut report = Report {
+            number: self.reported.number,
+            consistent: self.is_whole(),
+            promised: if self.is_promised() { self.store.superblock().promised } else { self.reported.promised },
+            failed: self.failed,
+            ..Report::default()
+        };
+        match &self.role {
+            Role::Standby(standby) => report.caught_up = standby.caught_up,
+            Role::Leading(primary) => {
+                report.mirrored = primary.mirrored();
+                report.missing = primary.missing();
+                report.fenced_by = primary.fenced_by;
+                report.diverged = primary.diverged.clone();
+            }
+        }
+        if report == self.reported {
+            return;
+        }
+        report.number += 1;
+        if let Role::Leading(primary) = &mut self.role {
+            let unsaid: BTreeSet<_> = self.reported.mirrored.difference(&report.mirrored).cloned().collect();
+            for peer in primary.peers.values_mut().filter(|peer| unsaid.contains(&peer.incarnation)) {
+                peer.unsaid = Some(report.number);
+            }
+        }
+        self.reported = report.clone();
+        self.out.push(Effect::Report(report));
+    }
+}

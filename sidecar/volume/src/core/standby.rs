@@ -1,0 +1,539 @@
+//! The standby's half: takes the primary's stream in order, answers what is written and what is durable.
+//!
+//! ```text
+//!  (no session) ──HELLO──▶ CAPS ──PROMISE──▶ promising: older work drained, superblock durable ──PROMISED──▶ streaming
+//!                                                                                                 │
+//!         any frame of a lower epoch: FENCED                     a hold: RESYNC, STATE, BARRIER, CAUGHT_UP (see `Hold`)
+//! ```
+
+use super::{Effect, Guard, Job, Link, Owner, Replica, Role, verdict};
+use crate::ids::{Digest, Generation, PEERS_MAX, Sequence, Session, Span};
+use crate::metadata::{DataState, Slot};
+use crate::wire::{BITMAP_WORDS_MAX, Bye, Frame, Message, Refusal, Verdict, WRITTEN_RANGES_MAX};
+use lease::ids::{Epoch, Incarnation};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Frames that wait behind a hold: more than a primary keeps unanswered in one session, or the connection is given up.
+const QUEUE_MAX: usize = 65_536;
+
+#[derive(Debug, Default)]
+pub(super) struct Standby {
+    pub(super) session: Option<Standing>,
+    pub(super) caught_up: Option<Epoch>,
+}
+
+/// One session, seen from the standby.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) link: Link,
+    epoch: Epoch,
+    session: Session,
+    /// The primary's place in this replica's superblock.
+    primary: Option<Slot>,
+    stage: Stage,
+    /// The primary's history, adopted with its image.
+    history: Vec<Generation>,
+    /// The last place in the stream that was taken.
+    taken: Sequence,
+    /// Taken and not ended.
+    open: BTreeSet<Sequence>,
+    /// Ended and not yet told.
+    ended: Vec<Sequence>,
+    hold: Option<Hold>,
+    queue: VecDeque<Frame>,
+    flush_wanted: Sequence,
+    flush_running: bool,
+    durable: Sequence,
+    /// Changes that are not known to be durable everywhere: claimed in the log; marked for everybody if the session ends.
+    unsettled: VecDeque<(Sequence, Span, Vec<u32>)>,
+    /// Other replicas that get the same stream.
+    companions: Vec<Slot>,
+    /// What the primary found at ranges that are being read here.
+    digests: BTreeMap<Sequence, Digest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// CAPS was sent.
+    Introduced,
+    /// Asked to promise; answered once durable and drained.
+    Promising,
+    Streaming,
+}
+
+/// What the rest of the stream waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// This version of the superblock.
+    Saving { at: Sequence, version: u64, then: Then },
+    /// Everything before is ended and durable; then, for CAUGHT_UP, the superblock says that the image is whole.
+    Flushing { at: Sequence, caught_up: bool },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    Written,
+    InSync,
+}
+
+impl Standing {
+    fn frame(&self, sequence: Sequence, message: Message) -> Frame {
+        Frame { epoch: self.epoch, session: self.session, sequence, message }
+    }
+
+    /// Everything up to here has ended.
+    fn ended_up_to(&self) -> Sequence {
+        self.open.first().map_or(self.taken, |first| Sequence(first.0 - 1))
+    }
+}
+
+impl Replica {
+    fn standing(&mut self) -> Option<&mut Standing> {
+        match &mut self.role {
+            Role::Standby(standby) => standby.session.as_mut(),
+            Role::Leading(_) => None,
+        }
+    }
+
+    /// A frame from a primary, or from who believes to be one.
+    pub(super) fn take(&mut self, link: Link, frame: Frame) {
+        let superblock = self.store.superblock();
+        let (promised, completed) = (superblock.promised, superblock.completed);
+        if frame.epoch < promised && !self.omits(Guard::RefuseOlder) {
+            let fenced = Frame { epoch: promised, sequence: Sequence(0), message: Message::Fenced, ..frame };
+            self.out.push(Effect::Send { link, frame: fenced });
+            return;
+        }
+        if let Message::Hello(introduction) = &frame.message {
+            let why = if !self.is_kin(introduction) {
+                Some(Bye::Stranger)
+            } else if self.failed {
+                Some(Bye::DiskFailed)
+            } else if self.admitted.is_none_or(|from| frame.epoch < from) {
+                Some(Bye::NotNow)
+            } else {
+                None
+            };
+            match why {
+                Some(why) => self.out.push(Effect::HangUp { link, why }),
+                None => self.meet(link, &frame, &introduction.incarnation.clone()),
+            }
+            return;
+        }
+        let admitted = self.admitted.is_some_and(|from| frame.epoch >= from);
+        let Some(standing) = self.standing() else { return };
+        if standing.link != link || (standing.epoch, standing.session) != (frame.epoch, frame.session) || !admitted {
+            return;
+        }
+        match frame.message {
+            Message::Generations(history) => standing.history = history,
+            Message::Promise if standing.stage == Stage::Introduced => {
+                standing.stage = Stage::Promising;
+                let epoch = frame.epoch;
+                if epoch > promised {
+                    self.promise_version = self.store.change(|superblock| superblock.promised = epoch);
+                }
+            }
+            Message::Verdict(theirs) => {
+                let mine = verdict(&standing.history, completed);
+                if mine != theirs || mine == Verdict::Diverged {
+                    self.refuse(Bye::Diverged);
+                }
+            }
+            Message::Bye(_) => self.end_session(),
+            _ if standing.stage != Stage::Streaming => self.refuse(Bye::Confused),
+            _ if standing.queue.len() >= QUEUE_MAX => self.refuse(Bye::Confused),
+            _ => {
+                standing.queue.push_back(frame);
+            }
+        }
+    }
+
+    /// Hangs up on the primary.
+    fn refuse(&mut self, why: Bye) {
+        let Some(standing) = self.standing() else { return };
+        let link = standing.link;
+        self.out.push(Effect::HangUp { link, why });
+        self.end_session();
+    }
+
+    /// A primary says who it is: whatever came of another session ends.
+    fn meet(&mut self, link: Link, frame: &Frame, primary: &Incarnation) {
+        if let Some(old) = self.standing().map(|standing| standing.link) {
+            self.out.push(Effect::HangUp { link: old, why: Bye::Closing });
+            self.end_session();
+        }
+        let primary = self.store.slot(primary, |_| false);
+        let caps = Message::Caps(self.introduction());
+        let standing = Standing {
+            link,
+            epoch: frame.epoch,
+            session: frame.session,
+            primary,
+            stage: Stage::Introduced,
+            history: Vec::new(),
+            taken: Sequence(0),
+            open: BTreeSet::new(),
+            ended: Vec::new(),
+            hold: None,
+            queue: VecDeque::new(),
+            flush_wanted: Sequence(0),
+            flush_running: false,
+            durable: Sequence(0),
+            unsettled: VecDeque::new(),
+            companions: Vec::new(),
+            digests: BTreeMap::new(),
+        };
+        self.out.push(Effect::Send { link, frame: standing.frame(Sequence(0), caps) });
+        if let Role::Standby(standby) = &mut self.role {
+            standby.session = Some(standing);
+        }
+    }
+
+    /// The session is over: what has not started is dropped, and what was taken and is not known to be durable everywhere is
+    /// marked for everybody. Its claims go: the marks are saved before the extents can leave the log.
+    pub(super) fn end_session(&mut self) {
+        let Role::Standby(standby) = &mut self.role else { return };
+        let Some(standing) = standby.session.take() else { return };
+        for (_, span, extents) in &standing.unsettled {
+            if !self.omits(Guard::MarkUnsettled) {
+                for slot in self.store.slots() {
+                    self.store.mark(slot, *span);
+                }
+            }
+            self.store.release(extents);
+        }
+        self.works.abandon(Owner::Orphan);
+    }
+
+    /// What is due: the promise, held frames, flushes, answers.
+    pub(super) fn settle_standby(&mut self) {
+        self.answer_promise();
+        while self.advance_hold() || self.take_next() {}
+        self.flush_when_wanted();
+        self.tell_written();
+        if self.store.is_full() {
+            self.relieve();
+        }
+    }
+
+    /// The log is full of claims that only the primary can end, and it may wait for what waits here for the log. So what has
+    /// ended is marked for everybody instead: the log of a standby never waits for anybody else.
+    fn relieve(&mut self) {
+        let Some(standing) = self.standing() else { return };
+        let open = &standing.open;
+        let (kept, relieved): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut standing.unsettled).into_iter().partition(|(at, _, _)| open.contains(at));
+        standing.unsettled = kept;
+        for (_, span, extents) in relieved {
+            for slot in self.store.slots() {
+                self.store.mark(slot, span);
+            }
+            self.store.release(&extents);
+        }
+    }
+
+    fn answer_promise(&mut self) {
+        let ready = self.is_promised();
+        let completed = self.store.superblock().completed;
+        let Some(standing) = self.standing() else { return };
+        if standing.stage != Stage::Promising || !ready {
+            return;
+        }
+        standing.stage = Stage::Streaming;
+        let (link, primary) = (standing.link, standing.primary);
+        let mut say = vec![Message::Generations(completed.into_iter().collect())];
+        if let Some(slot) = primary {
+            let next = |from| self.store.next_marked(slot, from);
+            let words: Vec<(u32, u64)> = std::iter::successors(next(0), |extent| next(extent + 1))
+                .map(|extent| (extent, self.store.marked(slot, extent)))
+                .collect();
+            let count = words.len().div_ceil(BITMAP_WORDS_MAX);
+            for (number, words) in words.chunks(BITMAP_WORDS_MAX).enumerate() {
+                say.push(Message::Bitmap { all: false, words: words.to_vec(), last: number + 1 == count });
+            }
+        } else {
+            say.push(Message::Bitmap { all: true, words: Vec::new(), last: true });
+        }
+        say.push(Message::Promised);
+        for message in say {
+            let Some(frame) = self.standing().map(|standing| standing.frame(Sequence(0), message)) else { return };
+            self.out.push(Effect::Send { link, frame });
+        }
+    }
+
+    // --- the stream ----------------------------------------------------------------------------------------------
+
+    /// Takes the next frame. False: there is none, or it has to wait.
+    fn take_next(&mut self) -> bool {
+        let Some(standing) = self.standing() else { return false };
+        if standing.hold.is_some() {
+            return false;
+        }
+        let Some(frame) = standing.queue.pop_front() else { return false };
+        if frame.message.in_stream() {
+            if frame.sequence != standing.taken.next() {
+                self.refuse(Bye::Confused);
+                return false;
+            }
+            standing.taken = frame.sequence;
+        }
+        let at = frame.sequence;
+        match frame.message {
+            Message::Write { volume, at: offset, data, fua } => {
+                self.apply(at, Job::Write { volume, at: offset, data, fua })
+            }
+            Message::Copy { volume, at: offset, data } => {
+                self.apply(at, Job::Write { volume, at: offset, data, fua: false });
+            }
+            Message::Zero { span, fua } => self.apply(at, Job::Zero { span, fua }),
+            Message::Trim { span } => self.apply(at, Job::Trim(span)),
+            Message::Compare { span, digest } | Message::Verify { span, digest } => {
+                if !self.store.geometry().holds(span) {
+                    return self.nack(at);
+                }
+                if let Some(standing) = self.standing() {
+                    standing.open.insert(at);
+                    standing.digests.insert(at, digest);
+                }
+                self.works.add(Owner::Stream(at), Job::Digest(span), &self.store, true);
+            }
+            Message::OutOfSync { span } => {
+                let Some(primary) = self.standing().and_then(|standing| standing.primary) else { return true };
+                if self.store.geometry().holds(span) {
+                    self.store.mark(primary, span);
+                }
+                self.ended(at);
+            }
+            Message::Flush => {
+                self.ended(at);
+                if let Some(standing) = self.standing() {
+                    standing.flush_wanted = at;
+                }
+            }
+            Message::Barrier => self.hold(Hold::Flushing { at, caught_up: false }),
+            Message::CaughtUp => self.hold(Hold::Flushing { at, caught_up: true }),
+            Message::Resync => {
+                if let Role::Standby(standby) = &mut self.role {
+                    standby.caught_up = None;
+                }
+                if !self.omits(Guard::MarkInconsistent) {
+                    let version = self.store.change(|superblock| superblock.state = DataState::Inconsistent);
+                    self.hold(Hold::Saving { at, version, then: Then::Nothing });
+                }
+                self.ended(at);
+            }
+            Message::State { generation, companions } => self.state(at, generation, &companions),
+            Message::Ping { settled } => self.settled(settled),
+            _ => self.refuse(Bye::Confused),
+        }
+        true
+    }
+
+    fn hold(&mut self, hold: Hold) {
+        if let Some(standing) = self.standing() {
+            standing.hold = Some(hold);
+        }
+    }
+
+    fn nack(&mut self, at: Sequence) -> bool {
+        if let Some(standing) = self.standing() {
+            let (link, frame) = (standing.link, standing.frame(at, Message::Nack(Refusal::Range)));
+            self.out.push(Effect::Send { link, frame });
+        }
+        self.refuse(Bye::Confused);
+        false
+    }
+
+    /// A change of the data: in order where ranges meet, hot before it starts.
+    fn apply(&mut self, at: Sequence, job: Job) {
+        let span = job.span().expect("a change has a range");
+        if !self.store.geometry().holds(span) {
+            self.nack(at);
+            return;
+        }
+        let ordered = !self.omits(Guard::OrderMeeting);
+        self.works.add(Owner::Stream(at), job, &self.store, ordered);
+        if let Some(standing) = self.standing() {
+            standing.open.insert(at);
+        }
+    }
+
+    /// A change starts now: its extents are claimed until it is settled. Who does not get this stream is marked at once.
+    pub(super) fn standby_starts(&mut self, at: Sequence, job: &Job) {
+        if !job.changes() {
+            return;
+        }
+        let span = job.span().expect("a change has a range");
+        let extents: Vec<u32> = self.store.geometry().touched(span).map(|(extent, _)| extent).collect();
+        let Some(standing) = self.standing() else { return };
+        let gets =
+            |slot: Slot, standing: &Standing| standing.primary == Some(slot) || standing.companions.contains(&slot);
+        let absent: Vec<Slot> = (0..PEERS_MAX).filter(|slot| !gets(*slot, standing)).collect();
+        let place = standing.unsettled.partition_point(|(other, _, _)| *other < at);
+        standing.unsettled.insert(place, (at, span, extents));
+        for slot in self.store.slots().filter(|slot| absent.contains(slot)) {
+            self.store.mark(slot, span);
+        }
+    }
+
+    /// What the primary knows to be durable on itself and on all companions needs no claim any more.
+    fn settled(&mut self, up_to: Sequence) {
+        while let Some(standing) = self.standing()
+            && standing.unsettled.front().is_some_and(|(at, _, _)| *at <= up_to.min(standing.durable))
+        {
+            let (_, _, extents) = standing.unsettled.pop_front().expect("there is one");
+            self.store.release(&extents);
+        }
+        if let Some(standing) = self.standing() {
+            let (link, frame) = (standing.link, standing.frame(Sequence(0), Message::Pong));
+            self.out.push(Effect::Send { link, frame });
+        }
+    }
+
+    fn state(&mut self, at: Sequence, generation: Generation, companions: &[Incarnation]) {
+        let slots: Vec<Slot> =
+            companions.iter().filter_map(|companion| self.store.slot(companion, |_| false)).collect();
+        let Some(standing) = self.standing() else { return };
+        let gone: Vec<Slot> = standing.companions.iter().filter(|slot| !slots.contains(slot)).copied().collect();
+        let spans: Vec<Span> = standing.unsettled.iter().map(|(_, span, _)| *span).collect();
+        standing.companions = slots;
+        for slot in gone {
+            spans.iter().for_each(|span| self.store.mark(slot, *span));
+        }
+        let version = self.store.change(|superblock| superblock.begin(generation));
+        self.hold(Hold::Saving { at, version, then: Then::Written });
+    }
+
+    /// Carries the hold on. True: it has ended.
+    fn advance_hold(&mut self) -> bool {
+        let saved = self.store.saved();
+        let premature = self.omits(Guard::FlushBeforeWhole);
+        let Some(standing) = self.standing() else { return false };
+        match standing.hold {
+            None => false,
+            Some(Hold::Saving { at, version, then }) => {
+                if saved < version {
+                    return false;
+                }
+                standing.hold = None;
+                match then {
+                    Then::Nothing => {}
+                    Then::Written => self.ended(at),
+                    Then::InSync => self.in_sync(at),
+                }
+                true
+            }
+            Some(Hold::Flushing { at, caught_up }) => {
+                let before = Sequence(at.0 - 1);
+                if standing.durable < before && !(premature && caught_up) {
+                    standing.flush_wanted = standing.flush_wanted.max(before);
+                    return false;
+                }
+                standing.hold = None;
+                if caught_up {
+                    self.whole(at)
+                } else {
+                    self.ended(at)
+                }
+                true
+            }
+        }
+    }
+
+    /// All that may have differed is here and durable.
+    fn whole(&mut self, at: Sequence) {
+        let Some(standing) = self.standing() else { return };
+        let history = std::mem::take(&mut standing.history);
+        let equal: Vec<Slot> = standing.primary.into_iter().chain(standing.companions.iter().copied()).collect();
+        let version = self.store.change(|superblock| {
+            superblock.state = DataState::Whole;
+            let latest = superblock.generations.last().copied();
+            superblock.generations.clear();
+            history.into_iter().chain(latest).for_each(|generation| superblock.begin(generation));
+        });
+        for slot in equal {
+            self.store.clear_all(slot);
+        }
+        if let Some(standing) = self.standing() {
+            standing.hold = Some(Hold::Saving { at, version, then: Then::InSync });
+        }
+        self.whole_version = version;
+    }
+
+    /// Whole, durably: say so to the primary, and to the node.
+    fn in_sync(&mut self, at: Sequence) {
+        let Role::Standby(standby) = &mut self.role else { return };
+        let Some(standing) = &standby.session else { return };
+        standby.caught_up = Some(standing.epoch);
+        let (link, frame) = (standing.link, standing.frame(at, Message::InSync));
+        self.out.push(Effect::Send { link, frame });
+    }
+
+    /// The frame at this place is done.
+    fn ended(&mut self, at: Sequence) {
+        if let Some(standing) = self.standing() {
+            standing.open.remove(&at);
+            standing.ended.push(at);
+        }
+    }
+
+    pub(super) fn stream_done(&mut self, at: Sequence) {
+        self.ended(at);
+    }
+
+    pub(super) fn stream_digest(&mut self, at: Sequence, found: Digest) {
+        let Some(standing) = self.standing() else { return };
+        let Some(expected) = standing.digests.remove(&at) else { return };
+        let message = if expected == found { Message::Same } else { Message::Differs };
+        let (link, frame) = (standing.link, standing.frame(at, message));
+        self.out.push(Effect::Send { link, frame });
+        self.ended(at);
+    }
+
+    fn flush_when_wanted(&mut self) {
+        let Some(standing) = self.standing() else { return };
+        let up_to = standing.ended_up_to();
+        if standing.flush_running || standing.flush_wanted <= standing.durable || up_to < standing.flush_wanted {
+            return;
+        }
+        standing.flush_running = true;
+        self.works.add(Owner::StreamFlush(up_to), Job::Flush, &self.store, false);
+    }
+
+    pub(super) fn stream_flushed(&mut self, up_to: Sequence) {
+        let Some(standing) = self.standing() else { return };
+        standing.flush_running = false;
+        standing.durable = up_to;
+        // First what is written: nothing is durable that was not.
+        self.tell_written();
+        if let Some(standing) = self.standing() {
+            let (link, frame) = (standing.link, standing.frame(up_to, Message::Durable));
+            self.out.push(Effect::Send { link, frame });
+        }
+    }
+
+    /// One answer for all that has ended since the last.
+    fn tell_written(&mut self) {
+        let Some(standing) = self.standing() else { return };
+        if standing.ended.is_empty() {
+            return;
+        }
+        let mut ended = std::mem::take(&mut standing.ended);
+        ended.sort_unstable();
+        let mut ranges: Vec<(Sequence, Sequence)> = Vec::new();
+        for at in ended {
+            match ranges.last_mut() {
+                Some((_, last)) if last.next() == at => *last = at,
+                _ => ranges.push((at, at)),
+            }
+        }
+        let link = standing.link;
+        let frames: Vec<Frame> = ranges
+            .chunks(WRITTEN_RANGES_MAX)
+            .map(|ranges| standing.frame(Sequence(0), Message::Written { ranges: ranges.to_vec() }))
+            .collect();
+        self.out.extend(frames.into_iter().map(|frame| Effect::Send { link, frame }));
+    }
+}
