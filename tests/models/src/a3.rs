@@ -25,7 +25,8 @@
 //! * **EC2** describes each table, and the nodes' interfaces, as they are or as they were before their last change; a run
 //!   may keep a description for as long as it likes, so older ones are met as well. One unanswered call at a time is on its way.
 //! * **The later looks** of a failover's run carry nothing from one to the next, so each is a run of its own.
-//! * **Intents.** A hand-over needs none in the row's rules; here a holder hands over when it likes.
+//! * **Why a holder hands over.** It does so when it likes, to whom it likes, with a request or without; the rows that follow
+//!   are the row's own rules. How old a request is before it is taken back: any may be.
 //!
 //! # What is claimed of routes (I8), and how
 //!
@@ -67,7 +68,7 @@ pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
                 deciding(2, 4, 1, 1, Wakes::Events),
                 deciding(2, 3, 2, 0, Wakes::Suspicions),
                 deciding(3, 3, 1, 1, Wakes::Suspicions),
-                deciding(2, 3, 1, 0, Wakes::ByHand),
+                deciding(2, 4, 1, 0, Wakes::ByHand),
             ],
             vec![
                 routing(2, 3, 0, true, false),
@@ -92,6 +93,12 @@ pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
     decisions.chain(routes).collect()
 }
 
+/// What a step changed, in words: the parts of the state after it that were not there before.
+fn changed(before: &[String], after: &[String]) -> String {
+    let new: Vec<&str> = after.iter().filter(|part| !before.contains(part)).map(String::as_str).collect();
+    if new.is_empty() { String::new() } else { format!(" ⇒ {}", new.join(" | ")) }
+}
+
 /// The rules with one left out.
 #[must_use]
 pub fn mutants() -> Vec<Mutant> {
@@ -101,6 +108,11 @@ pub fn mutants() -> Vec<Mutant> {
         let bounds = decisions::Bounds { nodes: 2, revs: 6, runs: 2, deaths: 1, wakes };
         let model = move |mutation| move || Decisions::new(bounds, mutation);
         Mutant::new("a3", name, trap, left_out, model(None), model(Some(mutation)))
+    };
+    let asking = |name, left_out, mutation, runs| {
+        let bounds = decisions::Bounds { nodes: 2, revs: 5, runs, deaths: 0, wakes: Wakes::ByHand };
+        let model = move |mutation| move || Decisions::new(bounds, mutation);
+        Mutant::new("a3", name, 0, left_out, model(None), model(Some(mutation)))
     };
     let routing = |name, trap, left_out, mutation| {
         let bounds = routes::Bounds { nodes: 2, epochs: 3, meddling: 0, unanswered: true, step_by_step: true };
@@ -163,6 +175,7 @@ pub fn mutants() -> Vec<Mutant> {
             orphaned(None),
             orphaned(Some(Decides::WaitsForNominee)),
         ),
+        asking("keeps-requests", "watch takes no request back", Decides::KeepsRequests, 1),
         routing("calls-on-old-read", 30, "the row is not read right before the calls", Leads::NoReadBeforeCalls),
         routing(
             "finishes-old-plan",

@@ -72,6 +72,8 @@ pub(super) enum Mutation {
     OutlivesRenewal,
     /// `watch` passes over nobody: a nomination that stands will be accepted some day.
     WaitsForNominee,
+    /// `watch` takes no request back.
+    KeepsRequests,
 }
 
 /// What a node does.
@@ -146,16 +148,22 @@ impl State {
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "row: rev {} {:?} |", self.row.rev, self.row)?;
+        f.write_str(&self.parts().join(" | "))
+    }
+}
+
+impl State {
+    /// What there is to see, part by part.
+    fn parts(&self) -> Vec<String> {
+        let mut parts = vec![format!("row: rev {} {:?}", self.row.rev, self.row)];
         for node in Node::all(3).filter(|node| self.nodes[node.place()].launch != ABSENT) {
             let state = &self.nodes[node.place()];
             let instance = if state.running { "" } else { " (instance stopped)" };
-            write!(f, " {:?} {:?}{instance}", self.boot(node), state.process)?;
+            parts.push(format!("{:?} is {:?}{instance}", self.boot(node), state.process));
         }
-        match self.afloat {
-            Some((_, next)) => write!(f, " | on its way: {next:?}"),
-            None => Ok(()),
-        }
+        parts.extend(self.afloat.map(|(_, next)| format!("on its way: {next:?}")));
+        parts.extend(self.broken.map(|broken| format!("broken: {broken:?}")));
+        parts
     }
 }
 
@@ -168,6 +176,8 @@ pub(super) enum Action {
     Activate(Node),
     TakeIn(Node, Node),
     HandOver(Node, Node),
+    /// The holder clears the request: its target is not there.
+    GiveUp(Node),
     Release(Node),
     Accept(Node),
     /// A node learns from the row that it holds the lease.
@@ -207,15 +217,21 @@ impl Decisions {
 
     /// The write is applied if the row is the one that it was made on.
     fn put(&self, state: &mut State, made_on: Lease, next: Lease) -> bool {
-        let lax = self.mutation == Some(Mutation::ReadsOldRow);
-        let applies = if lax { state.row.epoch == made_on.epoch } else { state.row.rev == made_on.rev };
+        let applies = match self.mutation {
+            Some(Mutation::ReadsOldRow) => state.row.epoch == made_on.epoch,
+            Some(Mutation::AddsEpoch) => true,
+            _ => state.row.rev == made_on.rev,
+        };
         if applies {
             let rises = next.rev == state.row.rev + 1 && next.epoch >= state.row.epoch;
             let one_holder = next.epoch > state.row.epoch || next.holder.is_none() || next.holder == state.row.holder;
             if !rises || !one_holder {
                 state.broken = state.broken.or(Some(Broken::Row));
             }
-            if lax {
+            if state.row != made_on {
+                state.broken = state.broken.or(Some(Broken::OtherRow));
+            }
+            if self.mutation == Some(Mutation::ReadsOldRow) {
                 state.before = Some(state.row);
             }
             state.row = next;
@@ -302,6 +318,7 @@ impl Decisions {
                 actions.extend([Action::Renew(node), Action::Freeze(node), Action::Release(node)]);
                 actions.extend(others().map(|other| Action::TakeIn(node, other)));
                 actions.extend(others().map(|other| Action::HandOver(node, other)));
+                actions.extend(state.row.request.map(|_| Action::GiveUp(node)));
             }
         }
         if state.deaths > 0 && is.process != Process::Down {
@@ -319,7 +336,11 @@ impl Decisions {
     fn hints(&self, state: &State) -> Vec<Why> {
         let (epoch, beat) = state.row.place();
         if self.bounds.wakes == Wakes::ByHand {
-            return vec![Why::Force { stop: false }, Why::Force { stop: true }];
+            let relief = state.row.holder.map(|holder| Why::Relief { node: holder.node, epoch });
+            return [Why::Force { stop: false }, Why::Force { stop: true }, Why::Move]
+                .into_iter()
+                .chain(relief)
+                .collect();
         }
         let older = if beat > 0 { (epoch, beat - 1) } else { (epoch.saturating_sub(1), 9) };
         let mut hints = Vec::new();
@@ -376,6 +397,12 @@ impl Decisions {
                 }
                 self.wish(&mut next, Wish::HandOver(me(node), me(peer)), epoch_of(node))?;
                 next.nodes[node.place()].process = Process::Standby;
+            }
+            Action::GiveUp(node) => {
+                // It acts on what its last write showed it: the row as it is.
+                let mine = state.row.holder == Some(me(node)) && state.row.epoch == epoch_of(node);
+                let request = state.row.open_request().filter(|_| mine)?;
+                self.wish(&mut next, Wish::ClearIntent(request.id), epoch_of(node))?;
             }
             Action::Release(node) => {
                 self.wish(&mut next, Wish::Release(me(node)), epoch_of(node))?;
@@ -473,7 +500,7 @@ impl Model for Decisions {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        checks::properties(self.bounds.wakes)
+        checks::properties(self.bounds)
     }
 }
 
@@ -494,6 +521,6 @@ impl Told for Decisions {
             }
             other => format!("{other:?}"),
         };
-        format!("{what} ⇒ {after:?}")
+        what + &super::changed(&before.parts(), &after.parts())
     }
 }

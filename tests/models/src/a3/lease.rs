@@ -4,7 +4,7 @@
 use lease::change::{Change, Drain, Terms};
 use lease::ids::{Beat, BootId, ClusterId, Epoch, Incarnation, InstanceId, Lineage, NodeId, Nonce, Rev};
 use lease::policy::Policy;
-use lease::record::{DeadState, Holder, Nominee, Pause, ProofOfDeath, Row};
+use lease::record::{DeadState, Holder, Intent, Nominee, Pause, ProofOfDeath, Row};
 use lease::rules::Rule;
 use std::collections::HashMap;
 use std::fmt;
@@ -145,6 +145,33 @@ impl Nomination {
     }
 }
 
+/// A request to move. `id`: the rev of the row that it was made on; no two are made on the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Request {
+    pub(super) id: u8,
+    pub(super) to: Node,
+    pub(super) rule: Rule,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "move to {:?} by {}", self.to, self.rule)
+    }
+}
+
+impl Request {
+    fn nonce(id: u8) -> Nonce {
+        Nonce::new(format!("i{id}")).expect("a valid name")
+    }
+    fn intent(self) -> Intent {
+        Intent { id: Self::nonce(self.id), to: self.to.id(), rule: self.rule, reason: String::new() }
+    }
+    fn of(intent: &Intent) -> Self {
+        let id = intent.id.as_str()[1..].parse().expect("a request of the model");
+        Self { id, to: Node::of(intent.to.as_str()), rule: intent.rule }
+    }
+}
+
 fn small(number: u64) -> u8 {
     u8::try_from(number).expect("a small model has small numbers")
 }
@@ -160,6 +187,7 @@ pub(super) struct Lease {
     pub(super) in_sync: u8,
     pub(super) activated: bool,
     pub(super) nominee: Option<Nomination>,
+    pub(super) request: Option<Request>,
     pub(super) paused: bool,
 }
 
@@ -174,6 +202,9 @@ impl fmt::Debug for Lease {
         write!(f, " in sync {in_sync:?}")?;
         if let Some(nominee) = self.live_nominee() {
             write!(f, " nominee {:?} by {}", nominee.node, nominee.rule)?;
+        }
+        if let Some(request) = self.request {
+            write!(f, " {request:?}")?;
         }
         if self.paused { f.write_str(" paused") } else { Ok(()) }
     }
@@ -190,8 +221,17 @@ impl Lease {
             in_sync: (1 << nodes) - 1,
             activated: true,
             nominee: None,
+            request: None,
             paused: false,
         }
+    }
+    /// By `Row::open_intent`: it is still to be carried out.
+    pub(super) fn open_request(&self) -> Option<Request> {
+        self.request.and_then(|_| self.row().open_intent().map(Request::of))
+    }
+    /// By `Row::done_intent`: its target holds.
+    pub(super) fn done_request(&self) -> Option<Request> {
+        self.request.and_then(|_| self.row().done_intent().map(Request::of))
     }
     pub(super) fn live_nominee(&self) -> Option<Nomination> {
         self.nominee.filter(|nominee| (nominee.epoch, nominee.beat) == (self.epoch, self.beat))
@@ -212,7 +252,7 @@ impl Lease {
             in_sync: members.map(Node::incarnation).collect(),
             activated: self.activated,
             nominee: self.nominee.map(Nomination::nominee),
-            intent: None,
+            intent: self.request.map(Request::intent),
             paused: self.paused.then(|| Pause { reason: String::new() }),
             ttl_ms: terms().ttl_ms,
             lossy_ok: terms().lossy_ok,
@@ -228,6 +268,7 @@ impl Lease {
             in_sync: row.in_sync.iter().map(|member| Node::of_incarnation(member).bit()).sum(),
             activated: row.activated,
             nominee: row.nominee.as_ref().map(Nomination::of),
+            request: row.intent.as_ref().map(Request::of),
             paused: row.paused.is_some(),
         }
     }
@@ -256,6 +297,9 @@ pub(super) enum Wish {
     HandOver(Boot, Boot),
     Release(Boot),
     Restart(Boot),
+    Intend(Request),
+    /// The request with this id.
+    ClearIntent(u8),
     Pause,
     Resume,
 }
@@ -272,6 +316,8 @@ impl Wish {
             Self::HandOver(me, to) => Change::HandOver { me: me.holder(), epoch, to: to.holder(), terms: terms() },
             Self::Release(me) => Change::Release { me: me.holder(), epoch },
             Self::Restart(me) => Change::Restart { me: me.holder(), after: Drain::Clean, terms: terms() },
+            Self::Intend(request) => Change::Intend(request.intent()),
+            Self::ClearIntent(id) => Change::ClearIntent { id: Request::nonce(id) },
             Self::Pause => Change::Pause(Pause { reason: String::new() }),
             Self::Resume => Change::Resume,
         }

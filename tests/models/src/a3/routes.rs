@@ -89,16 +89,19 @@ pub(super) struct State {
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "row: {:?} | {:?}", self.row, self.network)?;
-        for (slot, run) in self.runs.iter().enumerate() {
-            if let Some(run) = run {
-                write!(f, " | run {}: {run:?}", slot + 1)?;
-            }
-        }
-        match self.afloat {
-            Some(afloat) => write!(f, " | on its way: rtb-{} to {:?}", afloat.table, afloat.to),
-            None => Ok(()),
-        }
+        f.write_str(&self.parts().join(" | "))
+    }
+}
+
+impl State {
+    /// What there is to see, part by part.
+    fn parts(&self) -> Vec<String> {
+        let mut parts = vec![format!("row: {:?}", self.row), format!("{:?}", self.network)];
+        let runs = self.runs.iter().enumerate().filter_map(|(slot, run)| run.map(|run| (slot, run)));
+        parts.extend(runs.map(|(slot, run)| format!("run {}: {run:?}", slot + 1)));
+        parts.extend(self.afloat.map(|afloat| format!("on its way: rtb-{} to {:?}", afloat.table, afloat.to)));
+        parts.extend(self.broken.map(|broken| format!("broken: {broken:?}")));
+        parts
     }
 }
 
@@ -453,6 +456,6 @@ impl Told for Routes {
             Action::Meddle(table, hop) => format!("somebody else: rtb-{table} → {hop:?}"),
             Action::Check(node) => format!("somebody else: check of {node:?} on"),
         };
-        format!("{what} ⇒ {after:?}")
+        what + &super::changed(&before.parts(), &after.parts())
     }
 }

@@ -1,14 +1,15 @@
 //! What must hold in every state of the decisions' model, and what must be seen to happen.
 
 use super::observation::{Verdict, Why};
-use super::run::Run;
-use super::{Action, Broken, Decisions, Process, RUNS, State, Wakes};
-use crate::a3::lease::Node;
+use super::run::{Run, Step};
+use super::{Action, Bounds, Broken, Decisions, Process, RUNS, State, Wakes};
+use crate::a3::lease::{Node, Wish};
 use lease::rules::Rule;
 use stateright::{Model, Property};
 
 /// Invariants and reachability checks; what can be reached depends on what wakes the functions.
-pub(super) fn properties(wakes: Wakes) -> Vec<Property<Decisions>> {
+pub(super) fn properties(bounds: Bounds) -> Vec<Property<Decisions>> {
+    let Bounds { wakes, deaths, .. } = bounds;
     let mut properties: Vec<Property<Decisions>> = vec![
         Property::always("I1: rev rises with each write, an epoch has one holder", |_, state: &State| {
             state.broken != Some(Broken::Row)
@@ -36,6 +37,12 @@ pub(super) fn properties(wakes: Wakes) -> Vec<Property<Decisions>> {
         }),
         Property::always("once nothing fails any more, watch finds a holder", |model: &Decisions, state: &State| {
             model.finds_a_holder(state)
+        }),
+        Property::always("a request that was carried out ends with the activation", |_, state: &State| {
+            !state.row.activated || state.row.done_request().is_none()
+        }),
+        Property::always("once nothing fails any more, no request stays", |model: &Decisions, state: &State| {
+            model.ends_requests(state)
         }),
         Property::sometimes("R210: nominated on suspicion", |_, state: &State| {
             state.row.live_nominee().is_some_and(|nominee| nominee.rule == Rule::R210)
@@ -99,10 +106,52 @@ pub(super) fn properties(wakes: Wakes) -> Vec<Property<Decisions>> {
             Property::sometimes("R410: nominated by hand", |_, state: &State| {
                 state.row.live_nominee().is_some_and(|nominee| nominee.rule == Rule::R410)
             }),
+            Property::sometimes("R400: an operator asks for a move", |_, state: &State| {
+                state.row.open_request().is_some_and(|request| request.rule == Rule::R400)
+            }),
+            Property::sometimes("R300: the holder asks to be relieved", |_, state: &State| {
+                state.row.open_request().is_some_and(|request| request.rule == Rule::R300)
+            }),
+            Property::sometimes("a second request is refused while one is open", |model: &Decisions, state: &State| {
+                state.row.open_request().is_some()
+                    && model.decides(state, |why, verdict| why == Why::Move && verdict == Verdict::Blocked(Rule::R400))
+            }),
+            Property::sometimes("a request is carried out, and its target not active yet", |_, state: &State| {
+                state.row.done_request().is_some() && state.row.epoch == 2
+            }),
+            Property::sometimes(
+                "a request lands when nobody waits for it any more",
+                |model: &Decisions, state: &State| {
+                    state.runs == [None; RUNS]
+                        && model.can(state, |action, next| {
+                            *action == Action::Land && next.row.open_request() != state.row.open_request()
+                        })
+                },
+            ),
+            Property::sometimes("a request is taken back", |model: &Decisions, state: &State| {
+                let ends = |run: &Run| matches!(run, Run::TakeBack(..));
+                state.runs.iter().flatten().any(ends)
+                    && model.can(state, |action, next| {
+                        matches!(action, Action::Step(..)) && next.row.request.is_none() && state.row.request.is_some()
+                    })
+            }),
+            Property::sometimes("a request is taken back too late: its target holds", |_, state: &State| {
+                let ends = |run: &Run| matches!(run, Run::TakeBack(..));
+                state.runs.iter().flatten().any(ends) && state.row.done_request().is_some()
+            }),
+            Property::sometimes("the holder gives a request up", |model: &Decisions, state: &State| {
+                model.can(state, |action, _| matches!(action, Action::GiveUp(_)))
+            }),
             Property::sometimes("R410: refused, as the holder may serve", |model: &Decisions, state: &State| {
                 model.decides(state, |_, verdict| verdict == Verdict::Blocked(Rule::R410))
             }),
         ]);
+    }
+    if wakes == Wakes::ByHand && deaths > 0 {
+        properties.push(Property::sometimes(
+            "its target restarts before it is active and still knows why",
+            |_, state: &State| state.row.done_request().is_some() && state.row.epoch > 2,
+        ));
     }
     properties
 }
@@ -148,6 +197,30 @@ impl Decisions {
             }
         }
         false
+    }
+
+    /// Once nothing is late and nothing else fails, a visit of `watch` leaves no request that the holder does not carry out.
+    fn ends_requests(&self, state: &State) -> bool {
+        let quiet = state.runs == [None; RUNS] && state.afloat.is_none() && state.broken.is_none();
+        let Some(holder) = state.row.holder.filter(|_| quiet && state.row.open_request().is_some()) else {
+            return true;
+        };
+        if state.nodes[holder.node.place()].process != Process::Active(state.row.epoch) {
+            return true;
+        }
+        let mut state = *state;
+        state.runs[0] = Some(Run::Visit);
+        self.step(&mut state, 0, Step::ReadRow);
+        // It lives: it has renewed when the visit reads again.
+        let epoch = state.row.epoch;
+        if self.wish(&mut state, Wish::Renew(holder), epoch).is_none() {
+            return false;
+        }
+        while let Some(run) = state.runs[0] {
+            let step = self.steps(&state, &run, true).into_iter().next().expect("a run that goes on can go on");
+            self.step(&mut state, 0, step);
+        }
+        state.row.open_request().is_none()
     }
 
     /// Whether some step from `state` is of this kind.

@@ -40,6 +40,13 @@ pub(in crate::a3) enum Why {
         node: Node,
     },
     Look,
+    /// An operator asks for a move.
+    Move,
+    /// The holder asks to be relieved.
+    Relief {
+        node: Node,
+        epoch: u8,
+    },
     /// An operator insists. `stop`: the holder's instance may be stopped first.
     Force {
         stop: bool,
@@ -83,6 +90,8 @@ pub(super) enum Verdict {
     Nothing(Rule),
     Blocked(Rule),
     Nominate(Nomination),
+    /// A request to move to this node.
+    Intend(Node, Rule),
     Stop,
     LookAgain(Wanted),
 }
@@ -124,7 +133,8 @@ impl Decider {
                 Action::Nominate(nominee) => Verdict::Nominate(Nomination::of(&nominee)),
                 Action::Stop(_) => Verdict::Stop,
                 Action::LookAgain(missing) => Verdict::LookAgain(wanted(&missing)),
-                Action::Intend(_) | Action::Found(_) => unreachable!("no hint of this model leads there"),
+                Action::Intend(intent) => Verdict::Intend(Node::of(intent.to.as_str()), intent.rule),
+                Action::Found(_) => unreachable!("there is a row"),
             }
         })
     }
@@ -181,6 +191,10 @@ impl Decider {
             }
             Why::Joined { node } => Hint::Joined { node: node.id() },
             Why::Look => Hint::Look,
+            Why::Move => Hint::Switchover { to: None, reason: String::new() },
+            Why::Relief { node, epoch: of } => {
+                Hint::Relief { node: node.id(), epoch: epoch(of), reason: String::new() }
+            }
             Why::Force { stop } => {
                 Hint::Force { to: None, accept_data_loss: false, force_stop: stop, reason: String::new() }
             }

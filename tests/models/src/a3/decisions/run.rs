@@ -9,13 +9,14 @@
 //!               │ ├── write refused, or not answered and not to be found
 //!               │ └── nominee did not accept in its time
 //!               ├─▶ write nomination ─▶ wait: taken, or renewed ─▶ done
+//!               ├─▶ write request ─▶ wait: taken, given up, or not taken: write that it is taken back ─▶ done
 //!               ├─▶ read row ─▶ stop the holder's instance ─▶ read row
 //!               └─▶ nothing, blocked ─▶ done
 //! ```
 
 use super::observation::{Beats, Instance, Seen, Verdict, Wanted, Why};
 use super::{Broken, Decisions, Mutation, Process, State};
-use crate::a3::lease::{Lease, Node, Nomination, Wish};
+use crate::a3::lease::{Lease, Node, Nomination, Request, Wish};
 use lease::record::DeadState;
 use lease::rules::Rule;
 use std::fmt;
@@ -41,6 +42,12 @@ pub(in crate::a3) enum Run {
     BeforeStop(Seen),
     Stop(Seen),
     AfterStop(Seen),
+    /// The row, to find a request that was not answered.
+    FindRequest(Seen, Request),
+    /// The row, until the request is carried out, given up, or has stood for longer than any hand-over may take.
+    Asked(Request),
+    /// The answer to the write that takes back the request with this id; made on this row.
+    TakeBack(Lease, u8),
 }
 
 /// A step of a run.
@@ -100,8 +107,12 @@ impl Decisions {
         match run {
             Run::Decided(seen) => match self.verdict(seen) {
                 Verdict::Nothing(_) | Verdict::Blocked(_) | Verdict::Stop => vec![Step::End],
-                Verdict::Nominate(_) if smooth || state.afloat.is_some() => vec![Step::Write { answered: true }],
-                Verdict::Nominate(_) => vec![Step::Write { answered: true }, Step::Write { answered: false }],
+                Verdict::Nominate(_) | Verdict::Intend(..) if smooth || state.afloat.is_some() => {
+                    vec![Step::Write { answered: true }]
+                }
+                Verdict::Nominate(_) | Verdict::Intend(..) => {
+                    vec![Step::Write { answered: true }, Step::Write { answered: false }]
+                }
                 Verdict::LookAgain(wanted) => {
                     let found = if smooth { vec![self.truth(state)] } else { self.findings(state, wanted) };
                     found.into_iter().map(Step::Look).collect()
@@ -112,6 +123,8 @@ impl Decisions {
                 if over { read } else { vec![Step::TimeOut] }
             }
             Run::Stop(_) => vec![Step::Stop],
+            Run::Asked(request) if state.row.open_request() == Some(*request) => vec![Step::TimeOut],
+            Run::TakeBack(..) => vec![Step::Write { answered: true }],
             _ => read,
         }
     }
@@ -207,14 +220,14 @@ impl Decisions {
             (Run::Visit, _) => Some(Run::VisitAgain(row)),
             (Run::VisitAgain(first), _) => match (first.live_nominee(), row.live_nominee()) {
                 (Some(was), Some(is)) if was == is => Some(Run::VisitLast(row)),
-                _ => visited(&first, &row, 0),
+                _ => self.visited(&first, &row, 0),
             },
             (Run::VisitLast(second), _) => {
                 // The nomination stood at both looks, so the row did.
                 let stands = |nominee: &Nomination| Some(*nominee) == second.live_nominee();
                 let stuck =
                     row.live_nominee().filter(stands).filter(|_| self.mutation != Some(Mutation::WaitsForNominee));
-                visited(&second, &second, stuck.map_or(0, |nominee| nominee.node.bit()))
+                self.visited(&second, &second, stuck.map_or(0, |nominee| nominee.node.bit()))
             }
             (Run::Begin(why, gave_up_on), _) => decided(Seen {
                 why,
@@ -226,7 +239,17 @@ impl Decisions {
                 gave_up_on,
             }),
             (Run::Decided(seen), Step::Look(found)) => self.look(state, seen, found),
-            (Run::Decided(seen), Step::Write { answered }) => self.write(state, seen, answered),
+            (Run::Decided(seen), Step::Write { answered }) => match self.verdict(&seen) {
+                Verdict::Intend(to, rule) => self.ask(state, seen, Request { id: seen.row.rev, to, rule }, answered),
+                _ => self.write(state, seen, answered),
+            },
+            (Run::FindRequest(seen, request), _) => match row.request == Some(request) {
+                true => Some(Run::Asked(request)),
+                false => decided(Seen { row, row_moves: None, ..seen }),
+            },
+            (Run::Asked(request), Step::TimeOut) => Some(Run::TakeBack(row, request.id)),
+            (Run::Asked(_), _) => None,
+            (Run::TakeBack(seen, id), _) => self.take_back(state, seen, id),
             (Run::Decided(seen), Step::End) => match self.verdict(&seen) {
                 Verdict::Stop => Some(Run::BeforeStop(seen)),
                 _ => None,
@@ -310,8 +333,7 @@ impl Decisions {
             let (row, me) = (state.row, state.boot(nomination.node));
             let mut taken = Lease { rev: row.rev + 1, epoch: row.epoch + 1, beat: 0, holder: Some(me), ..row };
             (taken.in_sync, taken.activated, taken.nominee) = (nomination.node.bit(), false, None);
-            state.broken = state.broken.or((row != seen.row).then_some(Broken::OtherRow));
-            state.row = taken;
+            self.put(state, seen.row, taken);
             return None;
         }
         // The row's own guards refuse: the run looks again.
@@ -326,6 +348,44 @@ impl Decisions {
             Some(Run::Wait(waiting(seen, next)))
         } else {
             Some(Run::Decided(Seen { row: state.row, row_moves: None, ..seen }))
+        }
+    }
+
+    /// A request to move is written.
+    fn ask(&self, state: &mut State, seen: Seen, request: Request, answered: bool) -> Option<Run> {
+        let Some(next) = self.row.after(&seen.row, Wish::Intend(request), seen.row.epoch) else {
+            return Some(Run::Reread(seen));
+        };
+        if !answered {
+            state.afloat = Some((seen.row, next));
+            return Some(Run::FindRequest(seen, request));
+        }
+        Some(match self.put(state, seen.row, next) {
+            true => Run::Asked(request),
+            false => Run::Decided(Seen { row: state.row, row_moves: None, ..seen }),
+        })
+    }
+
+    /// As `lambdas::watch` and `lambdas::failover` take a request back: the one that they saw, and where the row has moved,
+    /// on the row that was found.
+    fn take_back(&self, state: &mut State, seen: Lease, id: u8) -> Option<Run> {
+        let next = self.row.after(&seen, Wish::ClearIntent(id), seen.epoch)?;
+        if !self.put(state, seen, next) {
+            return Some(Run::TakeBack(state.row, id));
+        }
+        None
+    }
+
+    /// Where a visit goes on, or its end.
+    fn visited(&self, first: &Lease, row: &Lease, gave_up_on: u8) -> Option<Run> {
+        match row.holder {
+            None => Some(Run::Begin(Why::Look, gave_up_on)),
+            Some(_) if first.place() == row.place() => {
+                Some(Run::Begin(Why::StoodStill { place: row.place() }, gave_up_on))
+            }
+            // The holder lives. A request that nobody takes is taken back, some minutes later.
+            Some(_) if self.mutation == Some(Mutation::KeepsRequests) => None,
+            Some(_) => row.open_request().map(|request| Run::TakeBack(*row, request.id)),
         }
     }
 
@@ -345,15 +405,6 @@ impl Decisions {
 /// Waiting for what was written. Heartbeats are read anew if it comes to nothing.
 fn waiting(seen: Seen, written: Lease) -> Seen {
     Seen { row: written, heartbeats: None, ..seen }
-}
-
-/// Where a visit goes on, or its end.
-fn visited(first: &Lease, row: &Lease, gave_up_on: u8) -> Option<Run> {
-    match row.holder {
-        None => Some(Run::Begin(Why::Look, gave_up_on)),
-        Some(_) if first.place() == row.place() => Some(Run::Begin(Why::StoodStill { place: row.place() }, gave_up_on)),
-        Some(_) => None,
-    }
 }
 
 fn term(row: &Lease) -> (u8, u8, Option<crate::a3::lease::Boot>) {
