@@ -70,8 +70,8 @@ scenarios: setup build ## Stories end to end: real stack, real processes, real p
 	@cd tests && $(PYTHON) -m pytest -q scenarios
 
 # The protocol alone needs neither AWS nor Python: cargo builds these in a minute.
-models: ## The protocol's models searched to the end, and each rule's mutant found
-	@cargo run --release --quiet -p models
+models: ## The protocol's models searched to the end, and each rule's mutant found (TRACES=1 tells how each falls, MUTANT=name one)
+	@cargo run --release --quiet -p models -- $(if $(TRACES),--traces) $(if $(MUTANT),--mutant $(MUTANT))
 
 SEEDS ?= 4000
 SEED ?= 1
