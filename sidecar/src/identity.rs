@@ -16,8 +16,8 @@ const KEY_FILE: &str = "peer-key.pem";
 const INSTANCE_FILE: &str = "instance.json";
 const DOCUMENT: &str = "/latest/dynamic/instance-identity/document";
 
-/// What the instance metadata service says of this instance. Written to the state directory, so that a restart while it
-/// does not answer still knows; the answer itself, when there is one, always counts more.
+/// What the instance metadata service says of this instance. Written to the state directory, so that a restart of the
+/// daemon while it does not answer still knows; the answer itself, when there is one, always counts more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
@@ -28,6 +28,14 @@ pub struct Instance {
     pub private_ip: IpAddr,
     /// The launch time of this run of the instance, RFC 3339.
     pub pending_time: String,
+}
+
+/// The answer as it is kept, with the boot that it was given to. In another boot it says nothing: the launch time is another
+/// then, and "stopped" of the old launch would prove the death of a holder that lives; the instance may be another, too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct KeptInstance {
+    boot: String,
+    instance: Instance,
 }
 
 /// The replica's identity, made once and kept beside the data.
@@ -60,28 +68,50 @@ pub enum IdentityError {
     Unusable { what: &'static str, problem: String },
 }
 
-/// Asks the instance metadata service; its last answer stands in where it does not answer.
+/// Asks the instance metadata service; its last answer to this boot stands in where it does not answer.
 ///
 /// # Errors
 /// [`IdentityError`] where there is neither.
 pub async fn instance(imds: &aws_config::imds::Client, state: &StateDir) -> Result<Instance, IdentityError> {
+    let boot = boot_id()?;
     let problem = match imds.get(DOCUMENT).await {
         Ok(document) => match serde_json::from_str::<Instance>(document.as_ref()) {
             Ok(instance) => {
-                state.write_json(INSTANCE_FILE, &instance)?;
-                return Ok(instance);
+                let kept = KeptInstance { boot: boot.to_string(), instance };
+                state.write_json(INSTANCE_FILE, &kept)?;
+                return Ok(kept.instance);
             }
             Err(error) => format!("{DOCUMENT}: {error}"),
         },
         Err(error) => causes(&error),
     };
-    match state.read_json::<Instance>(INSTANCE_FILE)? {
-        Some(instance) => {
-            tracing::warn!(problem, "instance metadata does not answer; using what it said before the restart");
-            Ok(instance)
+    kept_instance(state, &boot, problem)
+}
+
+/// What instance metadata said to this boot before, where it does not answer because of `problem`.
+fn kept_instance(state: &StateDir, boot: &BootId, problem: String) -> Result<Instance, IdentityError> {
+    // What cannot be read is of another version of this program: it is no better than an old one.
+    match state.read_json::<KeptInstance>(INSTANCE_FILE) {
+        Ok(Some(kept)) if kept.boot == boot.as_str() => {
+            tracing::warn!(
+                problem,
+                "instance metadata does not answer; using what it said before the daemon's restart"
+            );
+            Ok(kept.instance)
         }
-        None => Err(IdentityError::Metadata { problem }),
+        Ok(None) => Err(IdentityError::Metadata { problem }),
+        Ok(Some(_)) | Err(_) => Err(IdentityError::Metadata {
+            problem: format!("{problem}; what it said to an earlier boot does not count"),
+        }),
     }
+}
+
+/// This boot of the machine, by the kernel.
+fn boot_id() -> Result<BootId, IdentityError> {
+    let unusable = |problem| IdentityError::Unusable { what: "boot id", problem };
+    let boot =
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| unusable(error.to_string()))?;
+    BootId::new(boot.trim()).map_err(|error| unusable(error.to_string()))
 }
 
 /// The identity under which this process would hold the lease.
@@ -91,13 +121,11 @@ pub async fn instance(imds: &aws_config::imds::Client, state: &StateDir) -> Resu
 pub fn holder(node: &NodeId, instance: &Instance, state: &StateDir) -> Result<Holder, IdentityError> {
     let unusable =
         |what| move |error: lease::ids::BadName| IdentityError::Unusable { what, problem: error.to_string() };
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map_err(|error| IdentityError::Unusable { what: "boot id", problem: error.to_string() })?;
     Ok(Holder {
         node: node.clone(),
         incarnation: incarnation(instance, state)?,
         instance: InstanceId::new(instance.instance_id.clone()).map_err(unusable("instance metadata"))?,
-        boot: BootId::new(boot.trim()).map_err(unusable("boot id"))?,
+        boot: boot_id()?,
         launched: instance.pending_time.clone(),
     })
 }
@@ -213,6 +241,23 @@ mod tests {
         assert_eq!(holder(&node, &instance("i-0a"), &state).expect("kept"), first);
         assert_eq!(peer_key(&node, &instance("i-0a"), &state).expect("kept").fingerprint, key.fingerprint);
         assert_eq!(first.launched, "2026-01-01T00:00:00Z");
+    }
+
+    /// Else "stopped", said late of the launch before, would be taken as the death of a holder that lives.
+    #[test]
+    fn what_metadata_said_to_an_earlier_boot_does_not_count() {
+        let scratch = Scratch::new();
+        let state = StateDir::open(scratch.path()).expect("open");
+        let (boot, other) = (BootId::new("boot-1").expect("an id"), BootId::new("boot-2").expect("an id"));
+        let told = |boot: &BootId| kept_instance(&state, boot, "no answer".into());
+        assert!(told(&boot).is_err(), "it never answered");
+        let kept = KeptInstance { boot: boot.to_string(), instance: instance("i-0a") };
+        state.write_json(INSTANCE_FILE, &kept).expect("write");
+        assert_eq!(told(&boot).expect("the same boot"), instance("i-0a"));
+        let error = told(&other).expect_err("another boot").to_string();
+        assert!(error.contains("no answer; what it said to an earlier boot does not count"), "{error}");
+        state.write_json(INSTANCE_FILE, &instance("i-0a")).expect("write");
+        assert!(told(&boot).is_err(), "kept by a program that did not note the boot");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::bus;
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::core::{Core, CoreError, EVENTS_MAX, Log, Outlets, Parts, Told};
+use crate::fence::{self, FenceError};
 use crate::heartbeat::{self, Said};
 use crate::identity::{self, IdentityError};
 use crate::mailbox::Mailbox;
@@ -64,6 +65,8 @@ pub enum RunError {
     Signals(std::io::Error),
     #[error("cluster {cluster} has no node {node}; its nodes are {known}; correct `node` in the configuration")]
     NoMember { cluster: ClusterId, node: NodeId, known: String },
+    #[error("this machine had to reboot ({left}) and could not: {error}")]
+    NotFenced { left: CgroupError, error: FenceError },
     #[error(
         "node {node} of cluster {cluster} is instance {member}, but this is {here}; correct `node` here, or the instance in \
          the cluster's configuration"
@@ -146,7 +149,7 @@ async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError
         Some(path) => path.clone(),
         None => cgroup::beside_this_process("workload")?,
     };
-    cgroup::Cgroup::ensure(&group)?.clear(resources::script::KILL_LIMIT).await?;
+    end_leftovers(&group, config.fence.as_deref()).await?;
 
     // 2. Who this is.
     let imds = aws::imds();
@@ -192,6 +195,19 @@ async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError
     let workload = Workload::new(config.resources.clone(), &group, around)?;
     let private_ip = instance.private_ip;
     Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses })
+}
+
+/// Ends what an earlier daemon's workload left running. What cannot be ended may still serve: the machine is rebooted, as
+/// it is where a demotion cannot end its workload. An error ends this daemon; the next start tries again.
+async fn end_leftovers(group: &std::path::Path, fence: Option<&[String]>) -> Result<(), RunError> {
+    match cgroup::Cgroup::ensure(group)?.clear(resources::script::KILL_LIMIT).await {
+        Err(left @ CgroupError::Stuck { .. }) => {
+            tracing::error!(reason = %left, "rebooting this machine: an earlier daemon's workload does not end");
+            let error = fence::reboot(fence).await;
+            Err(RunError::NotFenced { left, error })
+        }
+        done => Ok(done?),
+    }
 }
 
 /// What the start waits for, as the admin socket shows it.

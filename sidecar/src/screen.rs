@@ -312,7 +312,10 @@ mod tests {
         status["beliefs"]["row_problem"] = json!("cannot read the lease row: it has layout version 99");
         let screen = render(&status);
         assert!(screen.contains("served by a, epoch 8, when the lease was last read;"), "{screen}");
-        assert!(screen.contains("!! cannot read the lease row: it has layout version 99; until that is mended"), "{screen}");
+        assert!(
+            screen.contains("!! cannot read the lease row: it has layout version 99; until that is mended"),
+            "{screen}"
+        );
         assert!(screen.contains("If the holder died now: no takeover by b before"), "{screen}");
         assert!(!is_well(&status));
     }

@@ -303,3 +303,19 @@ async fn what_keeps_writing_to_the_output_of_its_start_lives_on() {
     assert!(stage.file("alive").len() > 8);
     assert!(!stage.scratch.join("died").exists(), "its output was closed under it");
 }
+
+/// The unit protects the daemon from being killed for want of memory; the workload must not be protected with it. A score is
+/// raised here, because not every root may lower one.
+#[test]
+fn a_command_is_killed_for_want_of_memory_before_the_daemon() {
+    let group = Cgroup::ensure(&beside_this_process(&format!("leasehold-test-{}", random_hex(6))).expect("cgroup v2"))
+        .expect("these tests need root");
+    let script = format!(
+        "echo 500 > /proc/self/oom_score_adj && exec {} launch --cgroup {} -- /bin/cat /proc/self/oom_score_adj",
+        env!("CARGO_BIN_EXE_leasehold"),
+        group.path().display()
+    );
+    let done = std::process::Command::new("/bin/sh").args(["-c", &script]).output().expect("run");
+    let _ = std::fs::remove_dir(group.path());
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "501\n", "{done:?}");
+}

@@ -34,6 +34,8 @@ EXPECTED_IN_LOGS: dict[str, list[str]] = {
     "workload that does not end": [
         r"^sidecar::resources::script: did not stop in order; killing it ",
         r"^sidecar::core: rebooting this machine ",
+        r"^sidecar::run: rebooting this machine: an earlier daemon",
+        r"this machine had to reboot \(",
     ],
 }
 

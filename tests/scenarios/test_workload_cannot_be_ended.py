@@ -78,3 +78,22 @@ def test_the_node_is_rebooted(scene, hung):
     assert "rebooting this machine" in scene.logs()[hung]
     scene.cluster.wait_until("all routes moved", lambda _: set(scene.cluster.routes().values()) == {other}, limit_s=4 * TTL_S)
     scene.whole_again()
+
+
+def test_nor_can_the_next_daemon_end_it(scene, hung):
+    """The daemon dies, and what it left does not: its next start must not go on beside a workload that may still serve."""
+    scene.expect_in_logs("workload that does not end")
+    other, epoch = scene.active, scene.cluster.status().epoch
+    home = scene.cluster.files[hung].home
+    # Once the fence itself fails: the start after it tries again.
+    fence = (home / "fence").read_text()
+    (home / "fence").write_text(fence.replace("#!/bin/sh\n", f"#!/bin/sh\n[ -e {home}/tried ] || {{ touch {home}/tried; exit 1; }}\n"))
+    assert scene.cluster.kill(hung), "no daemon was killed"
+    scene.cluster.wait_serving(other, above_epoch=epoch, limit_s=30)
+    log = scene.logs()[hung]
+    assert log.count("rebooting this machine: an earlier daemon's workload does not end") >= 2, log
+    assert "this machine had to reboot" in log and (home / "tried").exists(), log
+    assert (home / "fenced").exists(), "it was not rebooted by the fence command"
+    assert (home / "fenced").read_text() == "the workload lived\n"
+    scene.cluster.wait_until("all routes moved", lambda _: set(scene.cluster.routes().values()) == {other}, limit_s=4 * TTL_S)
+    scene.whole_again()

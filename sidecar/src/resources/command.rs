@@ -100,6 +100,7 @@ pub fn launch(cgroup: &Path, words: &[String]) -> std::io::Error {
         return std::io::Error::new(error.kind(), format!("cannot enter cgroup {}: {error}", cgroup.display()));
     }
     close_inherited();
+    stand_before_the_daemon();
     // A session of its own: no terminal's signals, and none from this daemon's group.
     let _ = nix::unistd::setsid();
     let Some((program, arguments)) = words.split_first() else {
@@ -107,6 +108,18 @@ pub fn launch(cgroup: &Path, words: &[String]) -> std::io::Error {
     };
     let error = std::process::Command::new(program).args(arguments).exec();
     std::io::Error::new(error.kind(), format!("{program}: {error}"))
+}
+
+/// The kernel that must kill for memory takes the workload before the daemon, which has to be there to stop it. The unit
+/// gives the daemon a low score, which children inherit: the workload's is above it, and not below an ordinary process's.
+fn stand_before_the_daemon() {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let daemons = std::fs::read_to_string(SCORE).ok().and_then(|score| score.trim().parse::<i32>().ok());
+    let Some(score) = daemons.map(|score| (score + 1).clamp(0, 1_000)) else { return };
+    if let Err(error) = std::fs::write(SCORE, score.to_string()) {
+        // Into the command's own output: it runs all the same.
+        eprintln!("{SCORE}: {error}; killed for want of memory no sooner than the daemon");
+    }
 }
 
 /// Closes every descriptor but the standard ones. This program's own are closed by exec; what is closed here is what
