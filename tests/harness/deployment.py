@@ -40,6 +40,7 @@ class ClusterSpec:
     policy: dict[str, int] = field(default_factory=dict)
     create_in: list[str] = field(default_factory=list)
     priorities: dict[str, int] = field(default_factory=dict)
+    allow_force_stop: bool = False
 
 
 def cluster_toml(deployment: str, clusters: list[ClusterSpec]) -> str:
@@ -48,6 +49,8 @@ def cluster_toml(deployment: str, clusters: list[ClusterSpec]) -> str:
         lines += ["", "[[cluster]]", f'name = "{cluster.name}"']
         if cluster.ttl_ms is not None:
             lines.append(f"ttl_ms = {cluster.ttl_ms}")
+        if cluster.allow_force_stop:
+            lines.append("allow_force_stop = true")
         if cluster.policy:
             lines += ["[cluster.policy]", *(f"{key} = {value}" for key, value in cluster.policy.items())]
         for index, node in enumerate(cluster.network.nodes.values()):

@@ -40,7 +40,7 @@ def stage(tmp_path_factory):
     """The stack, deployed once; two nodes and the clients running."""
     with Cloud(work=tmp_path_factory.mktemp("cloud")) as cloud:
         net = networks.create(cloud, more_route_tables=2)
-        deployment = Deployment(cloud, DEPLOYMENT, [ClusterSpec("web", net, ttl_ms=TTL_MS)])
+        deployment = Deployment(cloud, DEPLOYMENT, [ClusterSpec("web", net, ttl_ms=TTL_MS, allow_force_stop=True)])
         deployment.bootstrap()
         deployment.deploy()
         cluster = Cluster(cloud, net, DEPLOYMENT)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from harness.deployment import ClusterSpec, Deployment, DeploymentError
+from harness.paths import BINARY
 
 from .conftest import TTL_S
 

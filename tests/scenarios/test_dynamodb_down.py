@@ -11,7 +11,7 @@ from .conftest import TTL_S
 
 @pytest.mark.parametrize(
     ("kind", "ttls", "how"),
-    [("error", 20, {"status": 503, "code": "ServiceUnavailable"}), ("drop", 8, {}), ("drop_after", 8, {})],
+    [("error", 20, {"status": 503, "code": "ServiceUnavailable"}), ("drop", 20, {}), ("drop_after", 8, {})],
     ids=["errors at once", "requests are lost", "answers are lost"],
 )
 def test_not_one_failed_request(scene, kind, ttls, how):

@@ -22,6 +22,10 @@ def _disturbed(scene):
     put = {_text(entry["detail"]): one["time"] for one in scene.cloud.audit(scene.audit_mark) if one["action"] == "PutEvents" for entry in one["params"]["entries"]}
     late = [run["started"] - put[_text(run["request"]["detail"])] for copies in runs.values() for run in copies if _text(run["request"].get("detail")) in put]
     assert late and max(late) > LATE_S, f"no event came late: {late}"
+    # Each first delivery, in the order in which they were put: some event overtook one that was put before it.
+    first = {_text(copies[0]["request"].get("detail")): min(run["started"] for run in copies) for copies in runs.values()}
+    began = [first[text] for text, _ in sorted(put.items(), key=lambda one: one[1]) if text in first]
+    assert began != sorted(began), f"no event overtook another: {began}"
 
 
 def _text(detail):

@@ -37,7 +37,7 @@ def told(scene, tmp_path):
                 return None
 
         yield next_message
-    scene.cluster.stop(scene.standby)
+        scene.cluster.stop(scene.standby)  # while somebody still listens
     scene.cluster.set_environment(scene.standby)
     scene.cluster.start(scene.standby)
     scene.cluster.wait_until("both in sync again", lambda status: status.in_sync == 2)
