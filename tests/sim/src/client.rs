@@ -11,7 +11,9 @@ impl World {
         self.queue.push(self.now + next, Happening::Client);
         let table = self.dice.index(TABLES);
         let sector = self.dice.index(self.history.len());
-        let reads = self.dice.below(2) == 0;
+        // Never many reads in a row: how long no write was acknowledged tells of the cluster, not of the dice.
+        let reads = self.dice.below(2) == 0 && self.reads_in_a_row < 2;
+        self.reads_in_a_row = if reads { self.reads_in_a_row + 1 } else { 0 };
         let Some(host) = self.ec2.now.routes[table] else { return };
         if self.ec2.now.checked[host] || !self.hosts[host].serves(self.now) {
             self.counts.unanswered += 1;

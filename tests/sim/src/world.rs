@@ -133,6 +133,8 @@ pub struct World {
     pub counts: Counts,
     pub violation: Option<Violation>,
     pub sessions: u64,
+    /// How many operations of the clients before this one were reads.
+    pub reads_in_a_row: u32,
     pub incarnations: u32,
     pub gaps: Gaps,
     pub crossing: Crossing,
@@ -194,6 +196,7 @@ impl World {
             trace: Trace::new(keep_trace),
             counts: Counts::default(),
             violation: None,
+            reads_in_a_row: 0,
             sessions: 0,
             incarnations: u32::try_from(hosts).unwrap_or(0),
             gaps: Gaps::default(),

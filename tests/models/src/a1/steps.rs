@@ -3,7 +3,7 @@
 use super::guards::drained;
 use super::state::{Fate, Frame, Node, Pending, Role, State};
 use super::{A1, Mistake};
-use crate::rows::{self, Members, Packed, Want, need};
+use crate::rows::{self, Member, Members, Packed, Want, need};
 use node::rules::Sequel;
 
 /// The nonce of the row at the start, of the control plane's writes, and of the requests of dead processes.
@@ -429,7 +429,10 @@ impl A1 {
         // Whatever epoch the row gives this node belongs to an earlier process.
         (me.role, me.session, me.past) = (Role::Standby, 0, if mine { row.epoch() } else { 0 });
         // Nominated in this very row: an acceptance of an earlier process may still be on its way.
-        me.claim = match (knows, rows::is_claimed(row, member)) {
+        // By node: a new disk fears the acceptance of the one before it, too.
+        let own = row.nominee() == Some(Member::of(node, me.incarnation));
+        let claimed = rows::is_claimed(row, member) && (own || !self.errs(Mistake::AcksByNode));
+        me.claim = match (knows, claimed) {
             // It may have accepted on the row that is gone.
             (false, _) => UNTIL_THE_ROW_IS_BACK,
             (true, true) if !self.errs(Mistake::ClaimForgotten) => row.rev(),
