@@ -15,6 +15,10 @@ help: ## What there is
 
 # --- what the others need ----------------------------------------------------------------------------------------
 
+# Before anything is built: what makes network namespaces needs root, and whoever lacks it should not wait to hear so.
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces and needs root: sudo -E env \"PATH=$$PATH\" make $(MAKECMDGOALS)"; exit 1; }
+
 setup: .apt-done .venv/.done cdk/node_modules/.done ## Install what is missing (apt, venv, npm ci)
 
 .apt-done: tests/apt-packages.txt
@@ -49,10 +53,11 @@ dist/%.zip: target/release/%
 
 # --- what people run ---------------------------------------------------------------------------------------------
 
-demo: setup build ## A cluster that fails over on this machine, with a client watching (KEEP=1 leaves it up)
+demo: export DEMO_BEGAN := $(shell date +%s)
+demo: root setup build ## A cluster that fails over on this machine, with a client watching (KEEP=1 leaves it up)
 	@cd tests && $(PYTHON) -m demo
 
-test: setup build test-rust models sim test-cdk test-localcloud scenarios ## Everything that must hold
+test: root setup build test-rust models sim test-cdk test-localcloud test-volume scenarios ## Everything that must hold
 
 test-rust: setup build ## Unit, property and contract tests
 	@cargo test --release --workspace --quiet
@@ -60,14 +65,15 @@ test-rust: setup build ## Unit, property and contract tests
 test-cdk: cdk/node_modules/.done ## The deployment's assertions and snapshot
 	@cd cdk && npm run --silent check
 
-test-localcloud: setup ## The local cloud against what AWS documents
-	@cd tests && $(PYTHON) -m pytest -q localcloud harness
+test-localcloud: root setup ## The local cloud against what AWS documents
+	@cd tests && $(PYTHON) -m pytest -q -n 2 --dist loadfile localcloud harness
 
-test-volume: setup build ## The volume's NBD server, judged by the clients of libnbd, QEMU, nbdkit and fio
-	@cd tests && $(PYTHON) -m pytest -q volume
+test-volume: root setup build ## The volume's NBD server, judged by the clients of libnbd, QEMU, nbdkit and fio
+	@cd tests && $(PYTHON) -m pytest -q -n 2 --dist loadfile volume
 
-scenarios: setup build ## Stories end to end: real stack, real processes, real packets
-	@cd tests && $(PYTHON) -m pytest -q scenarios
+# Two clouds side by side: a story waits most of its time.
+scenarios: root setup build ## Stories end to end: real stack, real processes, real packets
+	@cd tests && $(PYTHON) -m pytest -q -n 2 --dist loadfile scenarios
 
 # The protocol alone needs neither AWS nor Python: cargo builds these in a minute.
 models: ## The protocol's models searched to the end, and each rule's mutant found (TRACES=1 tells how each falls, MUTANT=name one)
@@ -89,16 +95,16 @@ mutants: ## Each guard of the protocol changed by cargo-mutants (installed where
 	@command -v cargo-mutants >/dev/null || cargo install cargo-mutants --version 27.1.0 --locked --quiet
 	@cargo mutants --colors never
 
-bench-failover: setup build ## Kill the active RUNS times (default 30) and show the distribution
+bench-failover: root setup build ## Kill the active RUNS times (default 30) and show the distribution
 	@cd tests && $(PYTHON) -m bench.failover
 
-bench-functions: setup build ## Cold starts, decisions with 20 route tables, zip sizes, SAMPLES times (default 25)
+bench-functions: root setup build ## Cold starts, decisions with 20 route tables, zip sizes, SAMPLES times (default 25)
 	@cd tests && $(PYTHON) -m bench.functions
 
-bench-idle: setup build ## CPU, memory and DynamoDB requests of two idle nodes over SECONDS (default 60)
+bench-idle: root setup build ## CPU, memory and DynamoDB requests of two idle nodes over SECONDS (default 60)
 	@cd tests && $(PYTHON) -m bench.idle
 
-bench-volume: setup build ## The volume's NBD server beside nbdkit and qemu-nbd, ROUNDS times (default 5)
+bench-volume: root setup build ## The volume's NBD server beside nbdkit and qemu-nbd, ROUNDS times (default 5)
 	@cd tests && $(PYTHON) -m bench.volume
 
 lint: ## Formatting and lints; changes nothing
@@ -118,4 +124,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help setup build demo test test-rust test-cdk test-localcloud scenarios models sim sim-long sim-planted mutants bench-failover bench-functions bench-idle test-volume bench-volume lint licences fix clean
+.PHONY: help root setup build demo test test-rust test-cdk test-localcloud scenarios models sim sim-long sim-planted mutants bench-failover bench-functions bench-idle test-volume bench-volume lint licences fix clean

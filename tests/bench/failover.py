@@ -66,7 +66,7 @@ def main() -> int:
                     stalls += 1
                     if stalls > STALLS_MAX:
                         raise
-                    print(f"  not counted, made again: {unseen}", flush=True)
+                    print(f"  not counted, made again ({at['first answer']:.2f} s): {unseen}", flush=True)
                     continue
                 took.append(at["first answer"])
                 steps.append(at)

@@ -470,7 +470,8 @@ impl World {
             Standstill::Suspended => {
                 here.clock.slept(since, now);
                 // Its next look at its clocks tells it.
-                here.tainted_until = now + SEES;
+                // What its clocks missed before this suspension is still missing.
+                here.tainted_until = here.tainted_until.max(now + SEES);
                 let life = here.life;
                 self.queue.push(here.tainted_until, Happening::LookAt { host, life });
             }
