@@ -54,7 +54,10 @@ enum Verb {
 
 #[derive(Debug, Subcommand)]
 enum VolumeVerb {
-    Serve(volume::serve::Args),
+    Serve(Box<volume::serve::Args>),
+    Create(volume::create::Args),
+    /// Tell what a replica that is not in use remembers
+    DumpMetadata(volume::create::Which),
 }
 
 fn main() -> ExitCode {
@@ -88,10 +91,16 @@ fn start(verb: Verb) -> anyhow::Result<ExitCode> {
             // For scripts: 0 well, 2 something needs an operator.
             Ok(if screen::is_well(&status) { ExitCode::SUCCESS } else { ExitCode::from(2) })
         }
-        Verb::Volume { verb: VolumeVerb::Serve(args) } => {
+        Verb::Volume { verb } => {
             log();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(volume::serve::run(args))?;
+            match verb {
+                VolumeVerb::Serve(args) => {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                    runtime.block_on(volume::serve::run(*args))?;
+                }
+                VolumeVerb::Create(args) => volume::create::run(&args)?,
+                VolumeVerb::DumpMetadata(which) => volume::create::dump(&which)?,
+            }
             Ok(ExitCode::SUCCESS)
         }
         Verb::Launch { cgroup, command } => Err(resources::command::launch(&cgroup, &command).into()),

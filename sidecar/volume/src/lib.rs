@@ -1,7 +1,8 @@
 //! The volume: what serves a block device to a workload, and what keeps it.
 //!
 //! ```text
-//!   kernel nbd, qemu, WNBD ──▶ nbd ──▶ request::{Request, Done} ──▶ backing ──▶ a file or a block device
+//!   kernel nbd, qemu, WNBD ──▶ nbd ──▶ request::{Request, Done} ──┬──────────────────▶ backing ──▶ a file or a block device
+//!                                                                  └──▶ drive (core) ──▲──▶ wire ──▶ peers
 //! ```
 //!
 //! [`request`] is the border: a front end knows nothing of what is behind it, and the other way round.
@@ -9,9 +10,12 @@
 pub mod backing;
 pub mod buffer;
 pub mod core;
+pub mod create;
+pub mod drive;
 pub mod ids;
 pub mod metadata;
 pub mod nbd;
+pub mod replicate;
 pub mod request;
 pub mod serve;
 pub mod wire;

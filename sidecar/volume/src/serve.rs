@@ -1,13 +1,18 @@
-//! `leasehold volume serve`: one backing, served by NBD, without replication.
+//! `leasehold volume serve`: one backing, served by NBD; alone, or replicated by hand between two of these (see
+//! [`crate::replicate`]).
 
 use crate::backing::disk::Options;
 use crate::backing::{Backing, Engine, StartError};
 use crate::buffer::Pool;
+use crate::drive::area;
+use crate::drive::group::Export;
+use crate::ids::VolumeNo;
 use crate::nbd::MEMORY_MAX_BYTES;
 use crate::nbd::connection::Farewell;
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
 use crate::nbd::tls::{self, TlsError};
+use crate::replicate::{self, Role};
 use crate::request::Volume as _;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -22,6 +27,7 @@ const THREADS_MAX: usize = 4;
 /// Serve a file or block device by NBD, until SIGTERM or SIGINT
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("place").required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("replication").multiple(true))]
 pub struct Args {
     /// The file or block device that holds the data
     #[arg(long, value_name = "FILE")]
@@ -45,7 +51,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "tls_cert")]
     pub insecure: bool,
     /// Refuse everything that changes data
-    #[arg(long)]
+    #[arg(long, conflicts_with = "replication")]
     pub read_only: bool,
     /// How to read and write; without it, io_uring where the kernel allows it
     #[arg(long)]
@@ -62,6 +68,18 @@ pub struct Args {
     /// How long a client may take to send one request of up to 32 MiB, or to take one reply; who is idle is left alone
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub patience: u64,
+    /// Keep the replica that listens there equal: it has every write before that is answered. May be given again
+    #[arg(long, value_name = "HOST:PORT", group = "replication", conflicts_with = "listen")]
+    pub peer: Vec<String>,
+    /// Be the replica that another keeps equal, and serve nobody
+    #[arg(long, value_name = "HOST:PORT", groups = ["replication", "place"])]
+    pub listen: Option<String>,
+    /// The file of the replica's metadata, if it is not at the backing's own end
+    #[arg(long, value_name = "FILE", requires = "replication")]
+    pub metadata: Option<PathBuf>,
+    /// Offer clients no volatile cache: each write is durable everywhere before it is answered
+    #[arg(long, requires = "peer")]
+    pub write_through: bool,
     /// How to part from clients on SIGTERM
     #[arg(long, value_enum, default_value_t = Farewell::Refuse)]
     pub farewell: Farewell,
@@ -70,12 +88,22 @@ pub struct Args {
 /// Why a volume is not served. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("--listen-nbd {given}: {why}; give an address and a port, as in 127.0.0.1:10809")]
-    Address { given: String, why: String },
+    #[error("{option} {given}: {why}; give an address and a port, as in 127.0.0.1:10809")]
+    Address { option: &'static str, given: String, why: String },
     #[error(
         "--listen-nbd {address} can be reached by other machines: give --tls-cert and --tls-key, or say --insecure"
     )]
     Insecure { address: SocketAddr },
+    #[error(
+        "{option} {address} is another machine's, or can be reached by others, and replication by hand has no TLS: keep to 127.0.0.1 (through a tunnel, if need be), or say --insecure"
+    )]
+    Replication { option: &'static str, address: SocketAddr },
+    #[error(
+        "{path} is a replica: give --peer or --listen; what is written past its replication makes it differ and nobody notices"
+    )]
+    IsReplica { path: PathBuf },
+    #[error(transparent)]
+    Replicate(#[from] crate::replicate::ReplicateError),
     #[error("--export: a name has at most 4096 bytes and no NUL")]
     Name,
     #[error(transparent)]
@@ -99,23 +127,47 @@ pub async fn run(args: Args) -> Result<(), ServeError> {
     }
     let mut places: Vec<Place> = args.socket.clone().map(Place::Unix).into_iter().collect();
     if let Some(given) = &args.listen_nbd {
-        let address = resolve(given)?;
+        let address = resolve("--listen-nbd", given)?;
         if args.tls_cert.is_none() && !args.insecure && !address.ip().is_loopback() {
             return Err(ServeError::Insecure { address });
         }
         places.push(Place::Tcp(address));
     }
-    let tls = match (args.tls_cert, args.tls_key) {
+    let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(certificate), Some(key)) => {
-            Some(tls::load(&tls::Files { certificate, key, client_authority: args.tls_ca })?)
+            let (certificate, key) = (certificate.clone(), key.clone());
+            Some(tls::load(&tls::Files { certificate, key, client_authority: args.tls_ca.clone() })?)
         }
         _ => None,
     };
     let pool = Pool::default();
-    let options = Options { path: args.backing.clone(), read_only: args.read_only, buffered: args.buffered };
-    let backing = Backing::open(&options, args.engine, pool.clone())?;
+    let config = Config {
+        name: args.export.clone(),
+        description: format!("leasehold volume {}", args.backing.display()),
+        tls,
+        pool: pool.clone(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
+        connections_max: usize::from(args.connections),
+        memory_bytes: MEMORY_MAX_BYTES,
+        farewell: args.farewell,
+        patience: Duration::from_secs(args.patience),
+    };
     // Before clients can connect: what comes from now on is not missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    if args.listen.is_some() || !args.peer.is_empty() {
+        return replicated(&args, config, places, stop).await;
+    }
+    let options = Options { path: args.backing.clone(), read_only: args.read_only, buffered: args.buffered };
+    let backing = Backing::open(&options, args.engine, pool)?;
+    if area::has_locator(&backing) {
+        return Err(ServeError::IsReplica { path: args.backing });
+    }
     let listeners = places.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
     let geometry = backing.geometry();
     for listener in &listeners {
@@ -130,30 +182,37 @@ pub async fn run(args: Args) -> Result<(), ServeError> {
             listener.place(),
         );
     }
-    let config = Config {
-        volume: Arc::new(backing),
-        name: args.export,
-        description: format!("leasehold volume {}", args.backing.display()),
-        tls,
-        pool,
-        threads: std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
-        connections_max: usize::from(args.connections),
-        memory_bytes: MEMORY_MAX_BYTES,
-        farewell: args.farewell,
-        patience: Duration::from_secs(args.patience),
-    };
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    server::serve(config, listeners, stop).await?;
+    server::serve(config, Arc::new(backing), listeners, stop).await?;
     Ok(())
 }
 
-fn resolve(given: &str) -> Result<SocketAddr, ServeError> {
-    let bad = |why: String| ServeError::Address { given: given.to_owned(), why };
+async fn replicated(
+    args: &Args,
+    config: Config,
+    places: Vec<Place>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let trusted = |option, given: &String| {
+        let address = resolve(option, given)?;
+        if !args.insecure && !address.ip().is_loopback() {
+            return Err(ServeError::Replication { option, address });
+        }
+        Ok(address)
+    };
+    let peers = args.peer.iter().map(|given| trusted("--peer", given)).collect::<Result<Vec<_>, _>>()?;
+    let listen = args.listen.as_ref().map(|given| trusted("--listen", given)).transpose()?;
+    let files =
+        area::Files { backings: vec![args.backing.clone()], metadata: args.metadata.clone(), buffered: args.buffered };
+    let role = match listen {
+        Some(address) => Role::Standby { address },
+        None => Role::Leader { peers, export: Export { volume: VolumeNo(0), places, config } },
+    };
+    replicate::run(&files, args.engine, args.write_through, role, stop).await?;
+    Ok(())
+}
+
+fn resolve(option: &'static str, given: &str) -> Result<SocketAddr, ServeError> {
+    let bad = |why: String| ServeError::Address { option, given: given.to_owned(), why };
     let mut found = given.to_socket_addrs().map_err(|error| bad(error.to_string()))?;
     found.next().ok_or_else(|| bad("no address has this name".to_owned()))
 }

@@ -84,6 +84,12 @@ impl Backing {
         Ok(Backing { disk, workers, engine })
     }
 
+    /// The disk itself, for what blocks and may: before it is served.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
     #[must_use]
     pub fn engine(&self) -> Engine {
         self.engine

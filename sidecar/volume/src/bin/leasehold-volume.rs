@@ -15,23 +15,30 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Serve(volume::serve::Args),
+    Serve(Box<volume::serve::Args>),
+    Create(volume::create::Args),
+    /// Tell what a replica that is not in use remembers
+    DumpMetadata(volume::create::Which),
 }
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("LEASEHOLD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let Verb::Serve(args) = Cli::parse().verb;
-    let served = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Into::into)
-        .and_then(|runtime| runtime.block_on(volume::serve::run(args)));
-    match served {
+    let done = match Cli::parse().verb {
+        Verb::Serve(args) => serve(*args),
+        Verb::Create(args) => volume::create::run(&args).map_err(Into::into),
+        Verb::DumpMetadata(which) => volume::create::dump(&which).map_err(Into::into),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("leasehold-volume: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve(args: volume::serve::Args) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(volume::serve::run(args))?)
 }

@@ -405,6 +405,15 @@ impl Replica {
         }
     }
 
+    /// The epoch that this replica leads.
+    #[must_use]
+    pub fn leads(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Standby(_) => None,
+            Role::Leading(primary) => Some(primary.epoch),
+        }
+    }
+
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store

@@ -53,7 +53,8 @@ impl Replica {
                 }
                 self.out.push(Effect::Persist(batch));
             }
-            if self.out.len() == before {
+            // What was taken in this turn starts in this one, not at the next tick.
+            if self.out.len() == before && !self.works.can_start(&self.store) {
                 return;
             }
         }
@@ -89,5 +90,46 @@ impl Replica {
         }
         self.reported = report.clone();
         self.out.push(Effect::Report(report));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::core::{Ask, Effect, Event, Job, Replica, RequestId, Setup};
+    use crate::ids::{Life, Span, VolumeNo};
+    use crate::metadata::{Geometry, Store};
+    use lease::ids::{Epoch, Incarnation, Lineage};
+    use lease::time::Moment;
+    use std::collections::BTreeSet;
+
+    /// The machine after this event and all batches of metadata that it asks for; what else it said.
+    fn step(machine: &mut Replica, event: Event) -> Vec<Effect> {
+        let (mut out, mut events) = (Vec::new(), vec![event]);
+        while let Some(event) = events.pop() {
+            let mut effects = Vec::new();
+            machine.step(event, Moment::default(), &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Persist(batch) => events.push(Event::Persisted { batch: batch.number }),
+                    other => out.push(other),
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn what_is_taken_in_a_step_starts_in_that_step() {
+        let geometry = Geometry::new(vec![1 << 20], 16, 8).expect("it fits");
+        let (lineage, me) = (Lineage::new("l").expect("valid"), Incarnation::new("r1").expect("valid"));
+        let (store, _) = Store::format(lineage, me, geometry);
+        let mut machine = Replica::new(Setup { life: Life(1), write_through: false }, store, false);
+        step(&mut machine, Event::Tick);
+        step(&mut machine, Event::Promise { epoch: Epoch(1) });
+        step(&mut machine, Event::Lead { epoch: Epoch(1), need: BTreeSet::new() });
+        let span = Span { volume: VolumeNo(0), at: 0, len: 4096 };
+        let said = step(&mut machine, Event::Ask { id: RequestId(1), ask: Ask::Read(span) });
+        let started = |effect: &Effect| matches!(effect, Effect::Submit { job, .. } if *job == Job::Read(span));
+        assert!(said.iter().any(started), "{said:?}");
     }
 }

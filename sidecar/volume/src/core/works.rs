@@ -77,6 +77,13 @@ impl<O: Copy> Works<O> {
         Some((*io, work.owner, work.job.clone()))
     }
 
+    /// Whether [`Self::start`] would find one.
+    pub(super) fn can_start(&self, store: &Store) -> bool {
+        let ready =
+            |work: &Work<O>| work.phase == Phase::Heating && work.extents.iter().all(|extent| store.is_hot(*extent));
+        self.works.values().any(ready)
+    }
+
     /// For whose extents the log is asked, in order.
     pub(super) fn heating(&self) -> impl Iterator<Item = &[u32]> {
         let heating = self.works.values().filter(|work| work.phase == Phase::Heating && !work.extents.is_empty());

@@ -32,6 +32,7 @@
 mod activity;
 mod bitmap;
 mod geometry;
+mod locator;
 mod page;
 mod store;
 mod superblock;
@@ -39,6 +40,7 @@ mod superblock;
 mod tests;
 
 pub use geometry::{EXTENT_CHUNKS, Geometry, Unfit};
+pub use locator::Locator;
 pub use page::{PAGE, PageFault};
 pub use store::{Batch, Recovery, Store};
 pub use superblock::{DataState, Peer, Slot, Superblock};

@@ -18,6 +18,7 @@ pub(super) enum Kind {
     Superblock = 1,
     Transaction = 2,
     Bitmap = 3,
+    Locator = 4,
 }
 
 /// Why a page is not what was looked for.

@@ -9,7 +9,7 @@ use super::handshake::{Agreed, Closed, Encryption, Handshake, Next, Offer};
 use super::listen::{Accepted, Listener};
 use super::transmission::Terms;
 use crate::buffer::Pool;
-use crate::request::{Device, Volume};
+use crate::request::{Device, Geometry, Volume};
 use rustls::ServerConfig;
 use std::fmt;
 use std::io;
@@ -31,7 +31,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What to serve, and how.
 #[derive(Clone)]
 pub struct Config {
-    pub volume: Arc<dyn Volume>,
     pub name: String,
     pub description: String,
     /// With it, TLS is required.
@@ -58,10 +57,18 @@ impl fmt::Debug for Config {
 #[derive(Clone)]
 struct Shared {
     config: Config,
+    geometry: Geometry,
     memory: Memory,
     shutdown: watch::Receiver<bool>,
     /// Connections whose client went while requests were outstanding.
     abandoned: Arc<watch::Sender<usize>>,
+}
+
+impl Shared {
+    fn new(config: Config, geometry: Geometry, shutdown: watch::Receiver<bool>) -> Shared {
+        let memory = Memory::new(config.memory_bytes);
+        Shared { config, geometry, memory, shutdown, abandoned: Arc::new(watch::channel(0).0) }
+    }
 }
 
 type Arrival = (Accepted, OwnedSemaphorePermit);
@@ -70,22 +77,26 @@ type Arrival = (Accepted, OwnedSemaphorePermit);
 ///
 /// # Errors
 /// Where the threads or their lanes cannot be had.
-pub async fn serve(config: Config, listeners: Vec<Listener>, stop: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn serve(
+    config: Config,
+    volume: Arc<dyn Volume>,
+    listeners: Vec<Listener>,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
     let (stopping, shutdown) = watch::channel(false);
     let allowed = Arc::new(Semaphore::new(config.connections_max));
-    let memory = Memory::new(config.memory_bytes);
     let threads_count = config.threads.max(1);
-    let shared = Shared { config, memory, shutdown, abandoned: Arc::new(watch::channel(0).0) };
+    let shared = Shared::new(config, volume.geometry(), shutdown);
     let mut threads = Vec::with_capacity(threads_count);
     let mut arrivals = Vec::with_capacity(threads_count);
     for _ in 0..threads_count {
         // Bounded by the connections that are allowed.
         let (arrive, arriving) = mpsc::unbounded_channel();
         let (started, is_started) = tokio::sync::oneshot::channel();
-        let shared = shared.clone();
+        let (shared, volume) = (shared.clone(), Arc::clone(&volume));
         let thread = std::thread::Builder::new()
             .name("volume-nbd".to_owned())
-            .spawn(move || run_thread(shared, arriving, started))?;
+            .spawn(move || run_thread(shared, volume.as_ref(), arriving, started))?;
         // A lane that cannot be had is told before anybody is served.
         is_started.await.unwrap_or_else(|_| Err(io::Error::other("a thread of the server ended at once")))?;
         threads.push(thread);
@@ -108,6 +119,31 @@ pub async fn serve(config: Config, listeners: Vec<Listener>, stop: impl Future<O
         Ok(())
     })
     .await?
+}
+
+/// As [`serve`], in the calling thread's event loop and on a device of its own: a `LocalSet` of tokio's. `threads` counts for
+/// nothing.
+pub async fn serve_here(
+    config: Config,
+    geometry: Geometry,
+    device: Rc<dyn Device>,
+    listeners: Vec<Listener>,
+    stop: impl Future<Output = ()>,
+) {
+    let (stopping, shutdown) = watch::channel(false);
+    let allowed = Arc::new(Semaphore::new(config.connections_max));
+    let (arrive, arriving) = mpsc::unbounded_channel();
+    let tending = tokio::task::spawn_local(tend(Shared::new(config, geometry, shutdown), device, arriving));
+    let mut accepting = tokio::task::JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(listener, Arc::clone(&allowed), vec![arrive.clone()]));
+    }
+    drop(arrive);
+    stop.await;
+    accepting.shutdown().await;
+    let _ = stopping.send(true);
+    // It ends once the last connection has; a panic in one is told by its own thread.
+    let _ = tending.await;
 }
 
 async fn accept(listener: Listener, allowed: Arc<Semaphore>, threads: Vec<mpsc::UnboundedSender<Arrival>>) {
@@ -133,36 +169,40 @@ async fn accept(listener: Listener, allowed: Arc<Semaphore>, threads: Vec<mpsc::
 
 type Started = tokio::sync::oneshot::Sender<io::Result<()>>;
 
-fn run_thread(shared: Shared, mut arriving: mpsc::UnboundedReceiver<Arrival>, started: Started) {
+fn run_thread(shared: Shared, volume: &dyn Volume, arriving: mpsc::UnboundedReceiver<Arrival>, started: Started) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return drop(started.send(Err(error))),
     };
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async {
-        let device: Rc<dyn Device> = match shared.config.volume.lane() {
+        let device: Rc<dyn Device> = match volume.lane() {
             Ok(device) => Rc::from(device),
             Err(error) => return drop(started.send(Err(error))),
         };
-        if started.send(Ok(())).is_err() {
-            return;
+        if started.send(Ok(())).is_ok() {
+            tend(shared, device, arriving).await;
         }
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            tokio::select! {
-                arrival = arriving.recv() => {
-                    let Some((accepted, permit)) = arrival else { break };
-                    let (shared, device) = (shared.clone(), Rc::clone(&device));
-                    connections.spawn_local(async move {
-                        host(accepted, shared, device).await;
-                        drop(permit);
-                    });
-                }
-                Some(_) = connections.join_next() => {}
-            }
-        }
-        while connections.join_next().await.is_some() {}
     });
+}
+
+/// Hosts what arrives, until nobody can arrive any more and the last has left.
+async fn tend(shared: Shared, device: Rc<dyn Device>, mut arriving: mpsc::UnboundedReceiver<Arrival>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            arrival = arriving.recv() => {
+                let Some((accepted, permit)) = arrival else { break };
+                let (shared, device) = (shared.clone(), Rc::clone(&device));
+                connections.spawn_local(async move {
+                    host(accepted, shared, device).await;
+                    drop(permit);
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    while connections.join_next().await.is_some() {}
 }
 
 /// One connection, from its first byte to its last.
@@ -211,8 +251,8 @@ where
 {
     let deadline = tokio::time::sleep(HANDSHAKE_MAX);
     tokio::pin!(deadline);
-    let Config { volume, name, description, tls, .. } = &shared.config;
-    let offer = Offer { name: name.clone(), description: description.clone(), geometry: volume.geometry() };
+    let Config { name, description, tls, .. } = &shared.config;
+    let offer = Offer { name: name.clone(), description: description.clone(), geometry: shared.geometry };
     let encryption = if tls.is_some() { Encryption::Required } else { Encryption::Unavailable };
     let mut input = Input::default();
     let mut handshake = Handshake::new(offer, encryption);
@@ -293,8 +333,8 @@ where
     }
     tracing::debug!(agreed.structured, agreed.block_status, "a client is served");
     let budget = Budget::new(shared.memory.clone());
-    let Config { volume, pool, patience, .. } = &shared.config;
-    let terms = Terms { geometry: volume.geometry(), agreed };
+    let Config { pool, patience, .. } = &shared.config;
+    let terms = Terms { geometry: shared.geometry, agreed };
     let mut connection = Connection::new(stream, input, terms, device, pool.clone(), budget, *patience);
     let mut left = None;
     let farewell = async {

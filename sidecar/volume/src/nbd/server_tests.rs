@@ -87,7 +87,6 @@ fn with_server(name: &str, test: impl AsyncFnOnce(Held, PathBuf, &mut JoinSet<()
     let path = std::env::temp_dir().join(format!("leasehold-volume-{}-{name}.sock", std::process::id()));
     let volume = Held::default();
     let config = Config {
-        volume: Arc::new(volume.clone()),
         name: String::new(),
         description: String::new(),
         tls: None,
@@ -102,7 +101,7 @@ fn with_server(name: &str, test: impl AsyncFnOnce(Held, PathBuf, &mut JoinSet<()
     runtime.block_on(async {
         let listener = Listener::bind(&Place::Unix(path.clone())).unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = serve(config, vec![listener], async {
+        let serving = serve(config, Arc::new(volume.clone()), vec![listener], async {
             let _ = stopped.await;
         });
         let mut tasks = JoinSet::new();

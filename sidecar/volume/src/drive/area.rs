@@ -1,0 +1,267 @@
+//! Where a replica's metadata lies: a file of its own, or the tail of the first backing; how it is made, found and written.
+//!
+//! ```text
+//!   own file:   area
+//!   tail:       volume (whole pages) | area | locator: one page that says where the area begins
+//! ```
+
+use crate::backing::disk::{Disk, OpenError, Options};
+use crate::backing::{Backing, Engine, StartError};
+use crate::buffer::Pool;
+use crate::metadata::{Geometry, Locator, PAGE, PageFault, Recovery, Refused, Store, Unfit};
+use crate::request::{Device, Done, Request, Volume as _};
+use bytes::Bytes;
+use lease::ids::{Incarnation, Lineage};
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const PAGE64: u64 = PAGE as u64;
+/// Looked at for data at each end of a backing before its tail is taken: partition tables, file systems' superblocks, LVM and md
+/// metadata all lie within.
+const LOOK_BYTES: u64 = 4 << 20;
+
+/// What a new replica is to be like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub chunk_shift: u8,
+    pub slots: u16,
+}
+
+impl Default for Shape {
+    /// Chunks of 64 KiB; 1237 slots of 4 MiB: at most 5 GB to compare after a crash.
+    fn default() -> Self {
+        Self { chunk_shift: 16, slots: 1237 }
+    }
+}
+
+/// Why a replica can not be made, or not be used. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AreaError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("{path} cannot be {what}: {source}")]
+    Io { path: PathBuf, what: &'static str, source: io::Error },
+    #[error("{path} exists: metadata is written into a new file only; remove it if it is not needed any more")]
+    Exists { path: PathBuf },
+    #[error(
+        "{path} holds data, which its tail may be part of: keep the metadata in a file of its own (--metadata FILE, {bytes} bytes on another file system)"
+    )]
+    HoldsData { path: PathBuf, bytes: u64 },
+    #[error(
+        "{path} is a replica already: see it with `leasehold volume dump-metadata`, or begin anew by wiping its last page"
+    )]
+    IsReplica { path: PathBuf },
+    #[error("{path} has {bytes} bytes: too few for a volume and its metadata of {needed} bytes")]
+    Small { path: PathBuf, bytes: u64, needed: u64 },
+    #[error(
+        "{path}: no part of it says where metadata lies ({fault}): make it a replica with `leasehold volume create`, or name its --metadata FILE"
+    )]
+    NoLocator { path: PathBuf, fault: PageFault },
+    #[error("{path}: {source}")]
+    Refused { path: PathBuf, source: Refused },
+    #[error(
+        "{path} has {bytes} bytes, its metadata knows a volume of {known}: this is another device, or it was resized"
+    )]
+    Size { path: PathBuf, bytes: u64, known: u64 },
+    #[error("{given} backings are named, the metadata knows {known} volumes")]
+    Count { given: usize, known: usize },
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+}
+
+fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> AreaError + use<> {
+    let path = path.to_owned();
+    move |source| AreaError::Io { path, what, source }
+}
+
+/// Data of a replica, by its files; and the file of its metadata, where that is one of its own.
+#[derive(Clone, Debug)]
+pub struct Files {
+    pub backings: Vec<PathBuf>,
+    pub metadata: Option<PathBuf>,
+    /// Through the page cache, where the file system has no `O_DIRECT`.
+    pub buffered: bool,
+}
+
+impl Files {
+    fn options(&self, path: &Path) -> Options {
+        Options { path: path.to_owned(), read_only: false, buffered: self.buffered }
+    }
+
+    /// Makes a replica without history of these files: what is on them is its image. Nothing of it is changed; the tail of the
+    /// first backing is taken where no file is named, and only where nothing seems to be on it.
+    ///
+    /// # Errors
+    /// [`AreaError`]. Nothing was made then.
+    pub fn create(&self, lineage: Lineage, incarnation: Incarnation, shape: &Shape) -> Result<Geometry, AreaError> {
+        let pool = Pool::default();
+        let disks = self
+            .backings
+            .iter()
+            .map(|path| Disk::open(&self.options(path), pool.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let whole = |bytes: u64| bytes / PAGE64 * PAGE64;
+        let sizes: Vec<u64> = disks.iter().map(|disk| whole(disk.geometry().size_bytes)).collect();
+        let geometry = Geometry::new(sizes.clone(), shape.chunk_shift, shape.slots)?;
+        if let Some(path) = &self.metadata {
+            let (_, pages) = Store::format(lineage, incarnation, geometry.clone());
+            let made = OpenOptions::new().write(true).create_new(true).open(path);
+            let file = match made {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(AreaError::Exists { path: path.clone() });
+                }
+                made => made.map_err(failed(path, "made"))?,
+            };
+            file.set_len(geometry.area()).map_err(failed(path, "enlarged"))?;
+            drop(file);
+            let area = Disk::open(&self.options(path), pool.clone())?;
+            write_pages(&area, path, 0, pages, &pool)?;
+            sync_folder(path)?;
+            return Ok(geometry);
+        }
+        let (path, disk, size) = (&self.backings[0], &disks[0], sizes[0]);
+        let needed = geometry.area() + PAGE64;
+        if size < needed + PAGE64 {
+            return Err(AreaError::Small { path: path.clone(), bytes: size, needed });
+        }
+        if Locator::decode(read_page(disk, size - PAGE64, &pool).as_deref()).is_ok() {
+            return Err(AreaError::IsReplica { path: path.clone() });
+        }
+        let at = size - needed;
+        for look in [(0, size.min(LOOK_BYTES)), (at.saturating_sub(LOOK_BYTES) / PAGE64 * PAGE64, size)] {
+            if !is_blank(disk, look.0, look.1, &pool) {
+                return Err(AreaError::HoldsData { path: path.clone(), bytes: geometry.area() });
+            }
+        }
+        let mut sizes = sizes;
+        sizes[0] = at;
+        let geometry = Geometry::new(sizes, shape.chunk_shift, shape.slots)?;
+        let (_, pages) = Store::format(lineage, incarnation, geometry.clone());
+        write_pages(disk, path, at, pages, &pool)?;
+        // Last: who finds it finds all of it.
+        write_pages(disk, path, 0, vec![(size - PAGE64, Locator { area_at: at }.encode())], &pool)?;
+        Ok(geometry)
+    }
+
+    /// Opens the replica: everything of it is locked for this process.
+    ///
+    /// # Errors
+    /// [`AreaError`].
+    pub fn open(&self, engine: Option<Engine>, pool: &Pool) -> Result<Opened, AreaError> {
+        let backings = self
+            .backings
+            .iter()
+            .map(|path| Backing::open(&self.options(path), engine, pool.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (path, area, at) = match &self.metadata {
+            Some(path) => (path, Backing::open(&self.options(path), engine, pool.clone())?, 0),
+            None => {
+                let (path, first) = (&self.backings[0], &backings[0]);
+                let size = first.geometry().size_bytes / PAGE64 * PAGE64;
+                let page = read_page(first.disk(), size.saturating_sub(PAGE64), pool);
+                let locator = Locator::decode(page.as_deref())
+                    .map_err(|fault| AreaError::NoLocator { path: path.clone(), fault })?;
+                (path, first.clone(), locator.area_at)
+            }
+        };
+        let (store, recovery) = Store::recover(|offset| read_page(area.disk(), at.checked_add(offset)?, pool))
+            .map_err(|source| AreaError::Refused { path: path.clone(), source })?;
+        let known = store.geometry().volumes();
+        if known.len() != backings.len() {
+            return Err(AreaError::Count { given: backings.len(), known: known.len() });
+        }
+        for (number, (backing, known)) in backings.iter().zip(known).enumerate() {
+            let bytes = backing.geometry().size_bytes;
+            let limit = if number == 0 && self.metadata.is_none() { at } else { bytes };
+            if *known > limit {
+                return Err(AreaError::Size { path: self.backings[number].clone(), bytes, known: *known });
+            }
+        }
+        Ok(Opened { backings, area, at, store, recovery })
+    }
+}
+
+/// Whether this backing holds a replica's metadata at its end.
+#[must_use]
+pub fn has_locator(backing: &Backing) -> bool {
+    let size = backing.geometry().size_bytes / PAGE64 * PAGE64;
+    let page = read_page(backing.disk(), size.saturating_sub(PAGE64), &Pool::default());
+    Locator::decode(page.as_deref()).is_ok()
+}
+
+/// A replica's files, open, and what its metadata said.
+#[derive(Debug)]
+pub struct Opened {
+    pub backings: Vec<Backing>,
+    pub area: Backing,
+    pub at: u64,
+    pub store: Store,
+    pub recovery: Recovery,
+}
+
+/// The metadata's place, as one thread writes it.
+pub struct Area {
+    disk: Box<dyn Device>,
+    at: u64,
+}
+
+impl Area {
+    #[must_use]
+    pub fn new(disk: Box<dyn Device>, at: u64) -> Self {
+        Self { disk, at }
+    }
+
+    /// `through`: durable when it is answered.
+    pub(super) fn write(&self, at: u64, page: Bytes, through: bool, done: Done) {
+        self.disk.submit(Request::Write { at: self.at + at, data: page, fua: through }, done);
+    }
+
+    pub(super) fn flush(&self, done: Done) {
+        self.disk.submit(Request::Flush, done);
+    }
+
+    pub(super) fn kick(&self) {
+        self.disk.kick();
+    }
+}
+
+impl fmt::Debug for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Area").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+/// `None`: it can not be read.
+fn read_page(disk: &Disk, at: u64, pool: &Pool) -> Option<Bytes> {
+    if at.checked_add(PAGE64)? > disk.geometry().size_bytes {
+        return None;
+    }
+    let mut page = pool.take(PAGE);
+    disk.read(at, page.as_mut()).ok()?;
+    Some(page.freeze())
+}
+
+fn is_blank(disk: &Disk, from: u64, to: u64, pool: &Pool) -> bool {
+    (from..to).step_by(PAGE).all(|at| read_page(disk, at, pool).is_some_and(|page| page.iter().all(|byte| *byte == 0)))
+}
+
+fn write_pages(disk: &Disk, path: &Path, base: u64, pages: Vec<(u64, Bytes)>, pool: &Pool) -> Result<(), AreaError> {
+    let refused = |refusal: crate::request::Refusal| io::Error::other(refusal.to_string());
+    for (at, page) in pages {
+        let mut aligned = pool.take(PAGE);
+        aligned.as_mut().copy_from_slice(&page);
+        disk.write(base + at, aligned.as_ref(), false).map_err(refused).map_err(failed(path, "written"))?;
+    }
+    disk.flush().map_err(refused).map_err(failed(path, "made durable"))
+}
+
+/// A new file is there after a crash only once its folder says so.
+fn sync_folder(path: &Path) -> Result<(), AreaError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(failed(folder, "made durable"))
+}

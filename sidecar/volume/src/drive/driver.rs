@@ -1,0 +1,346 @@
+//! Carries out what the machine says, and tells it what came of it.
+
+use super::area::Area;
+use super::clock;
+use super::link::Outbox;
+use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Refusal, Replica, Report, RequestId};
+use crate::ids::{Digest, Span};
+use crate::metadata::Batch;
+use crate::request::{self, Device, Done, Mailbox, Reply, Request};
+use crate::wire::Bye;
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use slab::Slab;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, mpsc};
+
+/// What the disks have answered, from whatever thread.
+#[derive(Default)]
+struct Inbox {
+    answers: Mutex<Vec<(u64, request::Answer)>>,
+    filled: Notify,
+}
+
+impl Mailbox for Inbox {
+    fn deliver(&self, tag: u64, answer: request::Answer) {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((tag, answer));
+        self.filled.notify_one();
+    }
+}
+
+/// What an answer of a disk is to.
+#[derive(Clone, Copy, Debug)]
+enum Pending {
+    Job(Io),
+    Digest(Io),
+    /// One disk's part of a flush of all of them.
+    Flush(Io),
+    /// A part of the batch of metadata that is under way.
+    Page,
+}
+
+/// Parts of one work that several answers end.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    left: usize,
+    failed: bool,
+}
+
+/// One replica with everything that it moves. Lives on one thread.
+pub struct Driver {
+    state: RefCell<State>,
+    inbox: Arc<Inbox>,
+}
+
+struct State {
+    machine: Replica,
+    disks: Vec<Box<dyn Device>>,
+    area: Area,
+    pending: Slab<Pending>,
+    flushes: HashMap<Io, Parts>,
+    /// The batch that is being written, and, once its pages are, being made durable.
+    batch: Option<(u64, Parts, bool)>,
+    asks: HashMap<u64, Done>,
+    asked: u64,
+    /// Asked, while the machine takes nothing: bounded by the front end's budget.
+    waiting: VecDeque<(Ask, Done)>,
+    outboxes: HashMap<Link, Rc<Outbox>>,
+    links: u64,
+    effects: Vec<Effect>,
+    reports: mpsc::UnboundedSender<Report>,
+}
+
+impl Driver {
+    /// `disks`: one for each volume of the group, in its order.
+    #[must_use]
+    pub fn new(
+        machine: Replica,
+        disks: Vec<Box<dyn Device>>,
+        area: Area,
+        reports: mpsc::UnboundedSender<Report>,
+    ) -> Rc<Self> {
+        let state = State {
+            machine,
+            disks,
+            area,
+            pending: Slab::new(),
+            flushes: HashMap::new(),
+            batch: None,
+            asks: HashMap::new(),
+            asked: 0,
+            waiting: VecDeque::new(),
+            outboxes: HashMap::new(),
+            links: 0,
+            effects: Vec::new(),
+            reports,
+        };
+        Rc::new(Self { state: RefCell::new(state), inbox: Arc::default() })
+    }
+
+    /// Tells the machine, and does what it says. What goes to the disks starts at the next [`Self::kick`] at the latest.
+    pub fn step(&self, event: Event) {
+        let mut state = self.state.borrow_mut();
+        state.step(event, &self.inbox);
+        state.drain(&self.inbox);
+    }
+
+    pub fn ask(&self, ask: Ask, done: Done) {
+        let mut state = self.state.borrow_mut();
+        state.waiting.push_back((ask, done));
+        state.admit(&self.inbox);
+        state.drain(&self.inbox);
+    }
+
+    /// Starts what was submitted.
+    pub fn kick(&self) {
+        let mut state = self.state.borrow_mut();
+        state.kick();
+        state.drain(&self.inbox);
+    }
+
+    /// What the machine may need to be asked about by hand.
+    pub fn look<T>(&self, at: impl FnOnce(&Replica) -> T) -> T {
+        at(&self.state.borrow().machine)
+    }
+
+    /// A new connection, by whoever opened it; its frames come by [`Event::Received`].
+    pub(super) fn open_link(&self) -> (Link, Rc<Outbox>) {
+        let mut state = self.state.borrow_mut();
+        state.links += 1;
+        let (link, outbox) = (Link(state.links), Rc::new(Outbox::default()));
+        state.outboxes.insert(link, Rc::clone(&outbox));
+        (link, outbox)
+    }
+
+    /// The connection is gone.
+    pub(super) fn close_link(&self, link: Link) {
+        let known = self.state.borrow_mut().outboxes.remove(&link);
+        if let Some(outbox) = known {
+            outbox.close();
+            self.step(Event::Disconnected { link });
+            self.kick();
+        }
+    }
+
+    /// Takes in what the disks answer, for ever.
+    pub(super) async fn hear_disks(self: Rc<Self>) {
+        loop {
+            self.inbox.filled.notified().await;
+            self.kick();
+        }
+    }
+
+    /// Lets the machine see that time passes, for ever.
+    pub(super) async fn tick(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(crate::core::TICK.into());
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.step(Event::Tick);
+            self.kick();
+        }
+    }
+}
+
+impl State {
+    fn step(&mut self, event: Event, inbox: &Arc<Inbox>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.machine.step(event, clock::now(), &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect, inbox);
+        }
+        self.effects = effects;
+    }
+
+    /// Asks what waits, as long as the machine takes it.
+    fn admit(&mut self, inbox: &Arc<Inbox>) {
+        while self.machine.takes_requests()
+            && let Some((ask, done)) = self.waiting.pop_front()
+        {
+            self.asked += 1;
+            let id = RequestId(self.asked);
+            self.asks.insert(self.asked, done);
+            self.step(Event::Ask { id, ask }, inbox);
+        }
+    }
+
+    /// Takes in what was answered, until there is nothing more.
+    fn drain(&mut self, inbox: &Arc<Inbox>) {
+        loop {
+            let answers = std::mem::take(&mut *inbox.answers.lock().unwrap_or_else(PoisonError::into_inner));
+            if answers.is_empty() {
+                return;
+            }
+            for (tag, answer) in answers {
+                self.answered(tag, answer, inbox);
+            }
+            self.admit(inbox);
+            self.kick();
+        }
+    }
+
+    fn kick(&self) {
+        self.disks.iter().for_each(|disk| disk.kick());
+        self.area.kick();
+    }
+
+    fn carry_out(&mut self, effect: Effect, inbox: &Arc<Inbox>) {
+        match effect {
+            Effect::Submit { io, job } => self.submit(io, job, inbox),
+            Effect::Persist(batch) => self.persist(batch, inbox),
+            Effect::Send { link, frame } => {
+                if let Some(outbox) = self.outboxes.get(&link) {
+                    outbox.push(&frame);
+                }
+            }
+            Effect::HangUp { link, why } => {
+                if let Some(outbox) = self.outboxes.remove(&link) {
+                    if why != Bye::Closing {
+                        tracing::warn!(?why, "hanging up on a peer");
+                    }
+                    outbox.part(why);
+                }
+            }
+            Effect::Answer { id, result } => {
+                if let Some(done) = self.asks.remove(&id.0) {
+                    done.answer(reply(result));
+                }
+            }
+            // Nobody there to hear it: the group is being taken down.
+            Effect::Report(report) => drop(self.reports.send(report)),
+        }
+    }
+
+    fn done(&mut self, pending: Pending, inbox: &Arc<Inbox>) -> Done {
+        let tag = u64::try_from(self.pending.insert(pending)).expect("a usize fits a u64");
+        Done::new(Arc::clone(inbox) as Arc<dyn Mailbox>, tag)
+    }
+
+    fn submit(&mut self, io: Io, job: Job, inbox: &Arc<Inbox>) {
+        let pending = if matches!(job, Job::Digest(_)) { Pending::Digest(io) } else { Pending::Job(io) };
+        let (volume, request) = match job {
+            Job::Read(span) | Job::Digest(span) => (span.volume, Request::Read { at: span.at, len: len(span) }),
+            Job::Write { volume, at, data, fua } => (volume, Request::Write { at, data, fua }),
+            Job::Zero { span, fua } => (span.volume, zeroes(span, fua, false)),
+            Job::Trim(span) => (span.volume, zeroes(span, false, true)),
+            Job::Flush => {
+                self.flushes.insert(io, Parts { left: self.disks.len(), failed: false });
+                for disk in 0..self.disks.len() {
+                    let done = self.done(Pending::Flush(io), inbox);
+                    self.disks[disk].submit(Request::Flush, done);
+                }
+                return;
+            }
+        };
+        let done = self.done(pending, inbox);
+        self.disks[volume.0 as usize].submit(request, done);
+    }
+
+    /// One page is written through; several are written and then flushed.
+    fn persist(&mut self, batch: Batch, inbox: &Arc<Inbox>) {
+        let alone = batch.pages.len() == 1;
+        self.batch = Some((batch.number, Parts { left: batch.pages.len(), failed: false }, alone));
+        for (at, page) in batch.pages {
+            let done = self.done(Pending::Page, inbox);
+            self.area.write(at, page, alone, done);
+        }
+    }
+
+    fn answered(&mut self, tag: u64, answer: request::Answer, inbox: &Arc<Inbox>) {
+        let pending = self.pending.remove(usize::try_from(tag).expect("a key of `pending`"));
+        let event = match pending {
+            Pending::Job(io) => Event::Done { io, answer: told(answer) },
+            Pending::Digest(io) => {
+                let answer = match answer {
+                    Ok(Reply::Data(data)) => Answer::Digest(Digest(Sha256::digest(&data).into())),
+                    _ => Answer::Failed,
+                };
+                Event::Done { io, answer }
+            }
+            Pending::Flush(io) => {
+                let parts = self.flushes.get_mut(&io).expect("a flush that is under way");
+                parts.left -= 1;
+                parts.failed |= answer.is_err();
+                if parts.left > 0 {
+                    return;
+                }
+                let failed = parts.failed;
+                self.flushes.remove(&io);
+                Event::Done { io, answer: if failed { Answer::Failed } else { Answer::Done } }
+            }
+            Pending::Page => {
+                let (number, parts, durable) = self.batch.as_mut().expect("a batch that is under way");
+                parts.left -= 1;
+                parts.failed |= answer.is_err();
+                if parts.left > 0 {
+                    return;
+                }
+                let (number, failed) = (*number, parts.failed);
+                if !failed && !*durable {
+                    (*parts, *durable) = (Parts { left: 1, failed: false }, true);
+                    let done = self.done(Pending::Page, inbox);
+                    self.area.flush(done);
+                    return;
+                }
+                self.batch = None;
+                if failed { Event::MetadataFailed } else { Event::Persisted { batch: number } }
+            }
+        };
+        self.step(event, inbox);
+    }
+}
+
+fn len(span: Span) -> u32 {
+    u32::try_from(span.len).expect("a range is bounded by the wire's MAX_SPAN")
+}
+
+fn zeroes(span: Span, fua: bool, may_unmap: bool) -> Request {
+    Request::WriteZeroes { at: span.at, len: len(span), fua, may_unmap, fast_only: false }
+}
+
+fn told(answer: request::Answer) -> Answer {
+    match answer {
+        Ok(Reply::Data(data)) => Answer::Data(data),
+        Ok(_) => Answer::Done,
+        Err(_) => Answer::Failed,
+    }
+}
+
+fn reply(result: Result<Bytes, Refusal>) -> request::Answer {
+    match result {
+        Ok(data) if data.is_empty() => Ok(Reply::Done),
+        Ok(data) => Ok(Reply::Data(data)),
+        Err(Refusal::NotServing | Refusal::Io) => Err(request::Refusal::Io),
+        Err(Refusal::Invalid) => Err(request::Refusal::Invalid),
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}

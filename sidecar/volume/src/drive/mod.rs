@@ -1,0 +1,20 @@
+//! What moves a [`crate::core::Replica`]: disks, sockets and the clock, in one event loop on one thread, so that a write that
+//! needs nobody else's thread waits for none.
+//!
+//! ```text
+//!  front end (lane) ──Ask──▶ ┌─────────┐ ──Submit───▶ a lane per volume ──┐
+//!  peers (link) ──Received─▶ │ driver  │ ──Persist──▶ metadata (area) ────┤
+//!  node ──Order────────────▶ │ machine │ ──Send─────▶ an outbox per link  │
+//!  clock ──Tick────────────▶ └─────────┘ ◀─────── inbox ◀─────────────────┘
+//! ```
+
+pub mod area;
+mod clock;
+mod driver;
+pub mod group;
+mod lane;
+mod link;
+
+pub use driver::Driver;
+pub use group::{Group, Order, Parts, Security};
+pub use lane::Lane;

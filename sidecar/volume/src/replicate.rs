@@ -1,0 +1,174 @@
+//! Replication by hand, between `leasehold volume serve` here and there: for tests, benchmarks and moving data. Nobody decides
+//! a failover here: who is told to lead does, with a new epoch at each start, and goes on alone when a peer is lost, which is
+//! brought up to date when it comes back. In a cluster the node decides (`leasehold node`), by the lease.
+
+use crate::backing::Engine;
+use crate::buffer::Pool;
+use crate::core::{Event, Report};
+use crate::drive::area::{AreaError, Files};
+use crate::drive::group::{Export, Group, GroupError};
+use crate::drive::{Order, Parts, Security};
+use crate::ids::Life;
+use lease::ids::{Epoch, Incarnation};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use tokio::sync::mpsc;
+
+/// Which half this process is.
+#[derive(Debug)]
+pub enum Role {
+    Leader { peers: Vec<SocketAddr>, export: Export },
+    Standby { address: SocketAddr },
+}
+
+/// Why a replica is not served, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicateError {
+    #[error(transparent)]
+    Area(#[from] AreaError),
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("the image is in the middle of a resync, or its disk failed: it can only follow (--listen)")]
+    NotWhole,
+    #[error("a peer has promised epoch {0}: somebody else leads by now; follow it (--listen)")]
+    Fenced(Epoch),
+    #[error("the disk or the metadata failed: see the log above; nothing was acknowledged that is not on it")]
+    Failed,
+    #[error("the volume's thread ended: see the log above")]
+    Ended,
+}
+
+/// Runs until `stop` is ready. Tells on the standard output who is in sync.
+///
+/// # Errors
+/// [`ReplicateError`].
+pub async fn run(
+    files: &Files,
+    engine: Option<Engine>,
+    write_through: bool,
+    role: Role,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ReplicateError> {
+    let opened = files.open(engine, &Pool::default())?;
+    let listener = match &role {
+        Role::Standby { address } => {
+            let listener = std::net::TcpListener::bind(address)
+                .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+                .map_err(|source| ReplicateError::Listen { address: *address, source })?;
+            let place = listener.local_addr().unwrap_or(*address);
+            println!("following at {place} as {}", opened.store.superblock().incarnation);
+            Some(listener)
+        }
+        Role::Leader { .. } => None,
+    };
+    let (tell, mut reports) = mpsc::unbounded_channel();
+    let (peers, exports) = match role {
+        Role::Leader { peers, export } => (Some(peers), vec![export]),
+        Role::Standby { .. } => (None, Vec::new()),
+    };
+    let incarnation = opened.store.superblock().incarnation.clone();
+    let parts = Parts { opened, life: life(), write_through, listener, security: Security::Plain, exports };
+    let group = Group::start(parts, tell).await?;
+    let mut by_hand = ByHand { leads: None, need: BTreeSet::new(), told: Report::default() };
+    match peers {
+        Some(peers) => {
+            let first = reports.recv().await.ok_or(ReplicateError::Ended)?;
+            by_hand.begin(&group, &first, &mut reports).await?;
+            group.order(Order::Peers(peers));
+            for place in group.places() {
+                println!("serving {incarnation}, epoch {}, at {place}", by_hand.leads.unwrap_or_default());
+            }
+        }
+        None => group.order(Order::Tell(Event::Admit { from: Some(Epoch(0)) })),
+    }
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            report = reports.recv() => by_hand.told(&group, report.ok_or(ReplicateError::Ended)?)?,
+            () = &mut stop => return Ok(()),
+        }
+    }
+}
+
+/// New with each process.
+fn life() -> Life {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).expect("the kernel's random source");
+    Life(u64::from_le_bytes(random))
+}
+
+/// What the lease is elsewhere.
+#[derive(Debug)]
+struct ByHand {
+    leads: Option<Epoch>,
+    need: BTreeSet<Incarnation>,
+    told: Report,
+}
+
+impl ByHand {
+    /// Leads, in an epoch after all that this replica has promised.
+    async fn begin(
+        &mut self,
+        group: &Group,
+        first: &Report,
+        reports: &mut mpsc::UnboundedReceiver<Report>,
+    ) -> Result<(), ReplicateError> {
+        let mut told = first.clone();
+        // What is read at the start is saved anew before it counts.
+        let epoch = told.promised.next();
+        group.order(Order::Tell(Event::Promise { epoch }));
+        loop {
+            if told.failed {
+                return Err(ReplicateError::Failed);
+            }
+            if told.promised == epoch {
+                if !told.consistent {
+                    return Err(ReplicateError::NotWhole);
+                }
+                break;
+            }
+            told = reports.recv().await.ok_or(ReplicateError::Ended)?;
+        }
+        group.order(Order::Tell(Event::Lead { epoch, need: BTreeSet::new() }));
+        self.leads = Some(epoch);
+        Ok(())
+    }
+
+    /// Whoever is equal is waited for; whoever is gone is not.
+    fn told(&mut self, group: &Group, report: Report) -> Result<(), ReplicateError> {
+        if report.failed {
+            return Err(ReplicateError::Failed);
+        }
+        if let Some(epoch) = report.fenced_by {
+            return Err(ReplicateError::Fenced(epoch));
+        }
+        for peer in report.mirrored.difference(&self.told.mirrored) {
+            println!("in sync with {peer}");
+        }
+        for peer in self.told.mirrored.difference(&report.mirrored) {
+            println!("out of sync with {peer}: going on without it");
+        }
+        for peer in report.diverged.difference(&self.told.diverged) {
+            eprintln!(
+                "{peer} holds writes that this replica never had: both are kept as they are. Decide which one counts, and wipe and create the other anew"
+            );
+        }
+        if report.caught_up != self.told.caught_up {
+            match report.caught_up {
+                Some(epoch) => println!("equal to the leader of epoch {epoch}"),
+                None => println!("behind the leader"),
+            }
+        }
+        if let Some(epoch) = self.leads {
+            self.need = self.need.union(&report.mirrored).cloned().collect();
+            self.need.retain(|member| !report.missing.contains(member));
+            let need = self.need.clone();
+            group.order(Order::Tell(Event::Need { epoch, need, seen: report.number }));
+        }
+        self.told = report;
+        Ok(())
+    }
+}
