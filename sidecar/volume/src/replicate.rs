@@ -1,6 +1,7 @@
 //! Replication by hand, between `leasehold volume serve` here and there: for tests, benchmarks and moving data. Nobody decides
 //! a failover here: who is told to lead does, with a new epoch at each start, and goes on alone when a peer is lost, which is
-//! brought up to date when it comes back. In a cluster the node decides (`leasehold node`), by the lease.
+//! brought up to date when it comes back. Nobody numbers the epochs either, so each leader leaves a gap of its own making:
+//! two that lead apart are told from each other. In a cluster the node decides (`leasehold node`), by the lease.
 
 use crate::backing::Engine;
 use crate::buffer::Pool;
@@ -9,11 +10,15 @@ use crate::drive::area::{AreaError, Files};
 use crate::drive::group::{Export, Group, GroupError};
 use crate::drive::{Order, Parts, Security};
 use crate::ids::Life;
+use crate::metadata::DataState;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use tokio::sync::mpsc;
+
+/// Epochs that a leader may leave out.
+const GAP: u64 = 1 << 32;
 
 /// Which half this process is.
 #[derive(Debug)]
@@ -53,6 +58,9 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ReplicateError> {
     let opened = files.open(engine, &Pool::default())?;
+    if matches!(role, Role::Leader { .. }) && opened.store.superblock().state != DataState::Whole {
+        return Err(ReplicateError::NotWhole);
+    }
     let listener = match &role {
         Role::Standby { address } => {
             let listener = std::net::TcpListener::bind(address)
@@ -95,9 +103,13 @@ pub async fn run(
 
 /// New with each process.
 fn life() -> Life {
+    Life(random())
+}
+
+fn random() -> u64 {
     let mut random = [0; 8];
     getrandom::fill(&mut random).expect("the kernel's random source");
-    Life(u64::from_le_bytes(random))
+    u64::from_le_bytes(random)
 }
 
 /// What the lease is elsewhere.
@@ -118,7 +130,7 @@ impl ByHand {
     ) -> Result<(), ReplicateError> {
         let mut told = first.clone();
         // What is read at the start is saved anew before it counts.
-        let epoch = told.promised.next();
+        let epoch = Epoch(told.promised.0 + 1 + random() % GAP);
         group.order(Order::Tell(Event::Promise { epoch }));
         loop {
             if told.failed {
@@ -155,6 +167,9 @@ impl ByHand {
             eprintln!(
                 "{peer} holds writes that this replica never had: both are kept as they are. Decide which one counts, and wipe and create the other anew"
             );
+        }
+        if self.told.consistent && !report.consistent {
+            println!("a resync is under way: until it ends, this image is of no use");
         }
         if report.caught_up != self.told.caught_up {
             match report.caught_up {

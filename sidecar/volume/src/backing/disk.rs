@@ -13,11 +13,14 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Zeroes that are written where the disk cannot be told to make them.
 static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 /// Extents told in one answer; the client asks again from where they end.
 const EXTENTS_MAX: usize = 2048;
+/// A process that was killed lets go of its files only when the kernel has ended its last request on them.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// `statfs` of file systems that keep everything in memory.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -91,7 +94,7 @@ impl Disk {
         if !options.buffered {
             flags |= OFlags::DIRECT;
         }
-        let file = match fs::open(&options.path, flags, Mode::empty()) {
+        let file = match within(LOCK_WAIT, Errno::BUSY, || fs::open(&options.path, flags, Mode::empty())) {
             Ok(fd) => File::from(fd),
             Err(Errno::BUSY) => return Err(OpenError::Busy { path: path() }),
             Err(source @ Errno::INVAL) if !options.buffered => {
@@ -104,7 +107,7 @@ impl Disk {
         } else {
             FlockOperation::NonBlockingLockExclusive
         };
-        match fs::flock(&file, lock) {
+        match within(LOCK_WAIT, Errno::WOULDBLOCK, || fs::flock(&file, lock)) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path() }),
             Err(source) => return Err(failed(source)),
@@ -432,6 +435,22 @@ fn direct_alignment(path: &Path, file: &File, is_block_device: bool) -> u32 {
         Err(error) => {
             tracing::debug!(path = %path.display(), %error, "the kernel does not tell the alignment of O_DIRECT");
             4096
+        }
+    }
+}
+
+/// Tries again while it fails in this way, for so long.
+#[expect(clippy::disallowed_methods, reason = "opening a disk blocks anyway, and nothing is served by then")]
+fn within<T>(wait: Duration, busy: Errno, mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let mut left = wait;
+    loop {
+        match attempt() {
+            Err(error) if error == busy && !left.is_zero() => {
+                std::thread::sleep(PAUSE);
+                left = left.saturating_sub(PAUSE);
+            }
+            done => return done,
         }
     }
 }
