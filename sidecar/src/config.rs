@@ -33,8 +33,29 @@ pub struct NodeConfig {
     pub cgroup: Option<PathBuf>,
     /// How to reboot a machine that does not stop serving; by default the kernel's own way (sysrq).
     pub fence: Option<Vec<String>>,
+    /// The data that is replicated between the nodes; `None`: nothing is.
+    pub volumes: Option<VolumesConfig>,
     /// Started in this order, stopped in the opposite one.
     pub resources: Vec<Resource>,
+}
+
+/// The replicated volumes: one consistency group, in the same order on each node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumesConfig {
+    /// Where the other nodes' volumes connect; the same port on each node.
+    pub listen: SocketAddr,
+    /// A file for the metadata; by default the end of the first backing.
+    pub metadata: Option<PathBuf>,
+    pub volumes: Vec<VolumeConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeConfig {
+    pub name: String,
+    /// The device or file that holds the data.
+    pub backing: PathBuf,
+    /// Where the volume is served by NBD while this node is active.
+    pub socket: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +114,15 @@ impl NodeConfig {
         let admin_socket = top.table("admin", |admin| admin.required("socket", "the socket's path", absolute));
         let cgroup = top.table("workload", |workload| workload.optional("cgroup", absolute));
         let fence = top.table("fence", |fence| fence.required("command", "the command that reboots", command));
+        let group = top
+            .table("volumes", |group| Some((group.optional("listen", socket), group.optional("metadata", absolute))));
+        let volumes = top.tables("volume", volume);
+        if volumes.iter().map(|volume| &volume.name).collect::<BTreeSet<_>>().len() != volumes.len() {
+            top.bad("volume", "each volume needs its own name");
+        }
+        if group.is_some() && volumes.is_empty() {
+            top.bad("volumes", "there is no [[volume]]");
+        }
         let resources = top.tables("resource", resource);
         let distinct: BTreeSet<&str> = resources.iter().map(|resource| resource.name.as_str()).collect();
         if distinct.len() != resources.len() {
@@ -113,6 +143,10 @@ impl NodeConfig {
                 admin_socket: admin_socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
                 cgroup,
                 fence,
+                volumes: (!volumes.is_empty()).then(|| {
+                    let (listen, metadata) = group.unwrap_or_default();
+                    VolumesConfig { listen: listen.unwrap_or_else(default_volumes_listen), metadata, volumes }
+                }),
                 resources,
             }),
             _ => Err(Problems(problems)),
@@ -127,13 +161,28 @@ fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7400))
 }
 
+fn default_volumes_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 7401))
+}
+
+fn volume(fields: &mut Fields<'_>) -> Option<VolumeConfig> {
+    let name = fields.required("name", "the volume's name", name);
+    let backing = fields.required("backing", "the device or file that holds the data", absolute);
+    let socket = fields.optional("socket", absolute);
+    let name = name?;
+    let socket = socket.unwrap_or_else(|| PathBuf::from(format!("/run/leasehold/{name}.sock")));
+    Some(VolumeConfig { name, backing: backing?, socket })
+}
+
+/// The name becomes a cgroup's directory name, or a socket's.
+fn name(value: &Value) -> Result<String, String> {
+    let name = text(value)?;
+    let fits = name.len() <= 40 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if fits { Ok(name) } else { Err("use 1 to 40 of a-z, A-Z, 0-9, '-' and '_'".to_owned()) }
+}
+
 fn resource(fields: &mut Fields<'_>) -> Option<Resource> {
-    let name = fields.required("name", "the resource's name", |value| {
-        let name = text(value)?;
-        let fits = name.len() <= 40 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        // The name becomes a cgroup's directory name.
-        if fits { Ok(name) } else { Err("use 1 to 40 of a-z, A-Z, 0-9, '-' and '_'".to_owned()) }
-    });
+    let name = fields.required("name", "the resource's name", name);
     fields.required("kind", "\"script\" is the only kind so far", |value| match value.as_str() {
         Some("script") => Ok(()),
         _ => Err("use \"script\", the only kind so far".to_owned()),

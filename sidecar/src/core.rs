@@ -14,6 +14,7 @@ use crate::once::Once;
 use crate::peers::Peers;
 use crate::resources;
 use crate::snapshot::{Decision, Snapshot};
+use crate::volumes::Volumes;
 use lease::change::Write;
 use lease::events;
 use lease::heartbeat::{Heartbeat, ResourceHealth};
@@ -25,6 +26,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+use volume::core::Report;
 
 /// Events that may wait for the core. It takes each within microseconds; what comes faster is a peer's flood.
 pub const EVENTS_MAX: usize = 256;
@@ -52,6 +54,8 @@ pub struct Outlets {
     pub peers: Arc<Peers>,
     pub address: watch::Sender<address::Order>,
     pub workload: mpsc::Sender<resources::Order>,
+    /// Back to the core itself.
+    pub events: mpsc::Sender<Event>,
     pub bus: Arc<Mailbox<events::Event>>,
     pub heartbeat: Arc<Notify>,
     pub fence: Option<Vec<String>>,
@@ -79,6 +83,8 @@ pub struct Core {
     pub health: watch::Receiver<Vec<ResourceHealth>>,
     pub notifier: Notifier,
     pub log: Log,
+    /// The replicated volumes and their reports, where this node has any.
+    pub volumes: Option<(Volumes, mpsc::UnboundedReceiver<Report>)>,
 }
 
 /// What runs beside the core, each by its name. All run for as long as the daemon does.
@@ -109,6 +115,7 @@ impl Core {
                 Some(ended) = parts.join_next() => return Err(part_ended(ended)),
                 _ = terminate.recv() => Event::ShutDown,
                 _ = interrupt.recv() => Event::ShutDown,
+                report = reported(&mut self.volumes) => self.heard(report)?,
                 Some(event) = events.recv() => event,
             };
             if event == Event::ShutDown {
@@ -120,6 +127,9 @@ impl Core {
             }
             let now = clock::now();
             let effects = self.node.step(event, now);
+            if let Some((volumes, _)) = &mut self.volumes {
+                volumes.follow(&self.node);
+            }
             let eventful = !effects.is_empty();
             let before = self.told.snapshot.borrow().view.role;
             let mut exit = false;
@@ -145,6 +155,20 @@ impl Core {
                 return Ok(());
             }
         }
+    }
+
+    /// The volumes have said something; what follows from it beside their state is put behind it.
+    fn heard(&mut self, report: Option<Report>) -> Result<Event, CoreError> {
+        let ended = || CoreError::PartEnded { part: "the volumes", problem: ": see the log above".into() };
+        let (volumes, _) = self.volumes.as_mut().expect("only volumes report");
+        let heard = volumes.heard(report.ok_or_else(ended)?);
+        if let Some(failed) = heard.failed
+            && self.outlets.events.try_send(failed).is_err()
+        {
+            // What waits is taken within microseconds; the lease is not renewed by a core that hangs.
+            tracing::error!("the machine does not hear that its volumes failed");
+        }
+        Ok(Event::Replica(heard.replica))
     }
 
     fn obey(&mut self, effect: Effect, now: Moment) {
@@ -180,7 +204,11 @@ impl Core {
                     }
                 });
             }
-            Effect::Promise { .. } => unreachable!("this daemon has no volumes"),
+            Effect::Promise { epoch } => {
+                if let Some((volumes, _)) = &self.volumes {
+                    volumes.promise(epoch);
+                }
+            }
             Effect::Exit | Effect::Heartbeat | Effect::Reboot { .. } => unreachable!("these are the loop's own"),
         }
     }
@@ -236,6 +264,10 @@ impl Core {
             beat,
             hears: view.hears.clone(),
             resources: self.health.borrow().clone(),
+            replica: match &self.volumes {
+                Some((volumes, _)) => lease::heartbeat::Replica { consistent: volumes.is_consistent(), lag_ms: None },
+                None => self.base.replica,
+            },
             ..self.base.clone()
         }
     }
@@ -271,6 +303,14 @@ impl Core {
             Ok(error) => CoreError::NotFenced { reason, error },
             Err(error) => CoreError::PartEnded { part: "the fence", problem: format!(": {error}") },
         }
+    }
+}
+
+/// The volumes' next report; never, where there are none.
+async fn reported(volumes: &mut Option<(Volumes, mpsc::UnboundedReceiver<Report>)>) -> Option<Report> {
+    match volumes {
+        Some((_, reports)) => reports.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -114,16 +114,24 @@ fn boot_id() -> Result<BootId, IdentityError> {
     BootId::new(boot.trim()).map_err(|error| unusable(error.to_string()))
 }
 
-/// The identity under which this process would hold the lease.
+/// The identity under which this process would hold the lease. `replica`: the name of its volumes, where it has any.
 ///
 /// # Errors
 /// [`IdentityError`] where the state directory or a value in it is unusable.
-pub fn holder(node: &NodeId, instance: &Instance, state: &StateDir) -> Result<Holder, IdentityError> {
+pub fn holder(
+    node: &NodeId,
+    instance: &Instance,
+    replica: Option<Incarnation>,
+    state: &StateDir,
+) -> Result<Holder, IdentityError> {
     let unusable =
         |what| move |error: lease::ids::BadName| IdentityError::Unusable { what, problem: error.to_string() };
     Ok(Holder {
         node: node.clone(),
-        incarnation: incarnation(instance, state)?,
+        incarnation: match replica {
+            Some(replica) => replica,
+            None => incarnation(instance, state)?,
+        },
         instance: InstanceId::new(instance.instance_id.clone()).map_err(unusable("instance metadata"))?,
         boot: boot_id()?,
         launched: instance.pending_time.clone(),
@@ -233,12 +241,12 @@ mod tests {
         let (first, key) = {
             let state = StateDir::open(scratch.path()).expect("open");
             (
-                holder(&node, &instance("i-0a"), &state).expect("made"),
+                holder(&node, &instance("i-0a"), None, &state).expect("made"),
                 peer_key(&node, &instance("i-0a"), &state).expect("made"),
             )
         };
         let state = StateDir::open(scratch.path()).expect("open again");
-        assert_eq!(holder(&node, &instance("i-0a"), &state).expect("kept"), first);
+        assert_eq!(holder(&node, &instance("i-0a"), None, &state).expect("kept"), first);
         assert_eq!(peer_key(&node, &instance("i-0a"), &state).expect("kept").fingerprint, key.fingerprint);
         assert_eq!(first.launched, "2026-01-01T00:00:00Z");
     }
@@ -265,9 +273,9 @@ mod tests {
         let scratch = Scratch::new();
         let node = NodeId::new("a").expect("a name");
         let state = StateDir::open(scratch.path()).expect("open");
-        let here = holder(&node, &instance("i-0a"), &state).expect("made");
+        let here = holder(&node, &instance("i-0a"), None, &state).expect("made");
         let key = peer_key(&node, &instance("i-0a"), &state).expect("made");
-        let there = holder(&node, &instance("i-0b"), &state).expect("made anew");
+        let there = holder(&node, &instance("i-0b"), None, &state).expect("made anew");
         assert_ne!(here.incarnation, there.incarnation);
         assert_ne!(key.fingerprint, peer_key(&node, &instance("i-0b"), &state).expect("made anew").fingerprint);
     }

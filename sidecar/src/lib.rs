@@ -7,6 +7,7 @@
 //!   clock ─▶ run: event ─▶ node::Node::step ─▶ effects ─┬─▶ address (netlink, lent by the second)
 //!                                                       ├─▶ resources (cgroup, commands, checks)
 //!                                                       ├─▶ bus (EventBridge hints)
+//!                                                       ├─▶ volumes (the group's thread)
 //!                                                       └─▶ fence (reboot)
 //! ```
 
@@ -35,3 +36,4 @@ pub mod state_dir;
 pub mod status;
 pub mod store;
 pub mod tls;
+pub mod volumes;

@@ -24,6 +24,7 @@ use crate::snapshot::Snapshot;
 use crate::state_dir::{StateDir, StateError};
 use crate::status::Sources;
 use crate::store::{self, SetupError};
+use crate::volumes::{self, Volumes, VolumesError};
 use lease::config::ClusterConfig;
 use lease::heartbeat::{Heartbeat, Replica};
 use lease::ids::{ClusterId, InstanceId, NodeId};
@@ -37,6 +38,7 @@ use std::sync::atomic::AtomicU64;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
+use volume::drive::area::Opened;
 
 /// Pause between two tries of what the start needs and the cloud does not give yet.
 const AGAIN: Millis = Millis(2_000);
@@ -55,6 +57,8 @@ pub enum RunError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Setup(#[from] SetupError),
+    #[error(transparent)]
+    Volumes(#[from] VolumesError),
     #[error(transparent)]
     Address(#[from] AddressError),
     #[error(transparent)]
@@ -135,6 +139,7 @@ struct Prepared {
     cluster: ClusterConfig,
     config_trouble: Option<String>,
     addresses: Addresses,
+    opened: Option<Opened>,
 }
 
 async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError> {
@@ -154,7 +159,12 @@ async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError
     // 2. Who this is.
     let imds = aws::imds();
     let instance = waits.until("instance metadata", || identity::instance(&imds, &state)).await;
-    let me = identity::holder(&config.node, &instance, &state)?;
+    let opened = match &config.volumes {
+        Some(volumes) => Some(volumes::open(volumes, &instance.instance_id, &state)?),
+        None => None,
+    };
+    let replica = opened.as_ref().map(|opened| opened.store.superblock().incarnation.clone());
+    let me = identity::holder(&config.node, &instance, replica, &state)?;
     let key = identity::peer_key(&config.node, &instance, &state)?;
 
     // 3. What it belongs to.
@@ -194,7 +204,7 @@ async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError
     };
     let workload = Workload::new(config.resources.clone(), &group, around)?;
     let private_ip = instance.private_ip;
-    Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses })
+    Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses, opened })
 }
 
 /// Ends what an earlier daemon's workload left running. What cannot be ended may still serve: the machine is rebooted, as
@@ -281,7 +291,7 @@ impl Prepared {
             me: self.me.clone(),
             members: self.cluster.nodes.clone(),
             policy: policy.clone(),
-            volumes: false,
+            volumes: self.opened.is_some(),
             nonce_prefix: identity::random_hex(12),
         };
         let node = Node::new(setup, now);
@@ -303,6 +313,15 @@ impl Prepared {
 
         // Peers.
         let pins = Arc::new(Pins::new(heartbeat::kept_pins(&self.state, &others)));
+        let volumes = match self.opened.zip(self.config.volumes.as_ref()) {
+            Some((opened, config)) => {
+                let start = volumes::Start { config, opened, key: &self.key, pins: Arc::clone(&pins) };
+                let (volumes, reports) = Volumes::start(start).await?;
+                part(&mut parts, "the volumes' links", volumes.connect(Arc::clone(&pins), config.listen.port()));
+                Some((volumes, reports))
+            }
+            None => None,
+        };
         let (look, looks) = mpsc::channel(LOOKS_MAX);
         let local = Local {
             cluster: self.config.cluster.clone(),
@@ -343,8 +362,10 @@ impl Prepared {
         let held = watch::Sender::new(address::State::default());
         let (workload, workload_orders) = mpsc::channel(ORDERS_MAX);
         let health = self.workload.health();
+        let open = volumes.as_ref().map(|(volumes, _)| volumes.leads());
+        let serving = self.workload.with_volumes(open);
         let address_seen = held.subscribe();
-        part(&mut parts, "the workload", self.workload.follow(workload_orders, events_in, address_seen));
+        part(&mut parts, "the workload", serving.follow(workload_orders, events_in.clone(), address_seen));
         let address_state = held.subscribe();
         part(&mut parts, "the address", self.addresses.follow(orders, held));
 
@@ -386,6 +407,7 @@ impl Prepared {
             peers,
             address,
             workload,
+            events: events_in,
             bus: bus_queue,
             heartbeat: now_please,
             fence: self.config.fence,
@@ -393,7 +415,7 @@ impl Prepared {
         };
         let told = Told { snapshot, said, lineage, heartbeat_turned_ms: turned };
         let log = Log::new(&base);
-        Ok((Core { node, outlets, told, base, health, notifier: Notifier::new(), log }, events, parts))
+        Ok((Core { node, outlets, told, base, health, notifier: Notifier::new(), log, volumes }, events, parts))
     }
 
     fn base_heartbeat(&self, advertise: SocketAddr) -> Heartbeat {
@@ -412,7 +434,7 @@ impl Prepared {
             beat: lease::ids::Beat::default(),
             hears: std::collections::BTreeMap::new(),
             resources: Vec::new(),
-            // No volume is replicated by this version: every replica is whole, and all of the same.
+            // Without volumes every replica is whole, and all of the same.
             replica: Replica { consistent: true, lag_ms: None },
         }
     }

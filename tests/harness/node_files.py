@@ -89,7 +89,7 @@ class NodeFiles:
 
 
 def write(home: Path, cluster: str, node: str, deployment: str, virtual_ip: str, region: str, more: str = "") -> NodeFiles:
-    """`more`: further TOML at the end (tables)."""
+    """`more`: further TOML at the end (tables); `{home}` in it is the node's folder."""
     files = NodeFiles(home)
     for directory in (home / "nginx", files.state, files.admin_socket.parent):
         directory.mkdir(parents=True, exist_ok=True)
@@ -131,5 +131,5 @@ kind = "script"
 start = [{quoted(home / "start")}]
 stop = [{quoted(home / "stop")}]
 http = "http://{virtual_ip}/health"
-{more}""")
+{more.replace("{home}", str(home))}""")
     return files

@@ -50,6 +50,9 @@ pub struct Replica {
     /// As holder: whose copies have all that was ever completed here. Nothing is completed without them, from before this
     /// is said until after it is unsaid: so none of them lacks a write when it becomes a member.
     pub mirrored: BTreeSet<Incarnation>,
+    /// As holder: members that hold up what waits to be completed, because their copies cannot be reached. Their nodes may
+    /// answer all the same.
+    pub missing: BTreeSet<Incarnation>,
 }
 
 /// Names one write of this process.

@@ -232,7 +232,9 @@ impl Node {
         let mine = &self.setup.me.incarnation;
         let lost = row.in_sync.iter().filter(|member| *member != mine).find(|member| {
             let silent = self.links.unanswered_for(member, now).unwrap_or_else(|| now.longest_since(tenure.began));
-            silent >= self.setup.policy.peer_silence_ms
+            // A node that answers while its copy is out of reach would hold up every write.
+            let missing = self.missing_since.get(*member).map_or(Millis::ZERO, |since| now.longest_since(*since));
+            silent.max(missing) >= self.setup.policy.peer_silence_ms
         });
         let Some(peer) = lost.cloned() else { return false };
         let (me, epoch) = (self.setup.me.clone(), tenure.epoch);

@@ -28,13 +28,14 @@ use lease::authority::Standing;
 use lease::change::{Change, Expect, Refusal, Terms, Write};
 use lease::config::Member;
 use lease::events::{self, EVENT_VERSION};
-use lease::ids::{ClusterId, Epoch, NodeId, Rev};
+use lease::ids::{ClusterId, Epoch, Incarnation, NodeId, Rev};
 use lease::policy::Policy;
 use lease::record::{Holder, Row};
 use lease::rules::Rule;
 use lease::time::{Millis, Moment};
 use links::Links;
 use rules::Sequel;
+use std::collections::BTreeMap;
 use tenure::{Tenure, Workload};
 
 /// The machine must see a `Tick` at least this often: half the smallest margin that it acts within.
@@ -91,6 +92,8 @@ pub struct Node {
     replica: Replica,
     /// When its promise last rose: a row that was asked for before may well be older.
     promised_at: Moment,
+    /// Since when the copies of these members are out of reach.
+    missing_since: BTreeMap<Incarnation, Moment>,
     /// The highest epoch that this node held, in this process or an earlier one: never resumed.
     past: Option<Epoch>,
     /// The version of the row that an earlier process may have accepted without this one's knowing.
@@ -119,6 +122,7 @@ impl Node {
             row_at: now,
             replica: Replica::default(),
             promised_at: now,
+            missing_since: BTreeMap::new(),
             vigil: Vigil::started(now),
             past: None,
             claim: None,
@@ -154,6 +158,10 @@ impl Node {
             Event::Replica(replica) => {
                 if replica.promised > self.replica.promised {
                     self.promised_at = now;
+                }
+                self.missing_since.retain(|member, _| replica.missing.contains(member));
+                for member in &replica.missing {
+                    self.missing_since.entry(member.clone()).or_insert(now);
                 }
                 self.replica = replica;
             }
@@ -468,6 +476,8 @@ impl Node {
         self.links.new_epoch();
         // Said of an earlier epoch.
         self.replica.mirrored.clear();
+        self.replica.missing.clear();
+        self.missing_since.clear();
         if self.setup.volumes {
             self.out.push(Effect::Promise { epoch: row.epoch });
         }

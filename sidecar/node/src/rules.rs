@@ -88,8 +88,14 @@ impl Taker {
     /// Not of an epoch that it knows to be over, and not while it may be the holder of the next one without knowing it.
     #[must_use]
     pub fn takes(self, epoch: Epoch) -> bool {
+        self.takes_from().is_some_and(|known| epoch >= known)
+    }
+
+    /// The first epoch that it may take; `None`: none.
+    #[must_use]
+    pub fn takes_from(self) -> Option<Epoch> {
         let free = self.stands_by && !self.accepting && !self.claimed;
-        free && self.known.is_some_and(|known| epoch >= known)
+        self.known.filter(|_| free)
     }
 }
 

@@ -5,7 +5,7 @@ use super::tenure::{Phase, Tenure, Workload};
 use super::{Node, Role};
 use lease::authority::Standing;
 use lease::heartbeat::Hearing;
-use lease::ids::{Beat, Epoch, NodeId};
+use lease::ids::{Beat, Epoch, Lineage, NodeId};
 use lease::record::Row;
 use lease::time::{Millis, Moment};
 use serde::Serialize;
@@ -114,18 +114,33 @@ impl Node {
         }
     }
 
+    /// The cluster that the row belongs to, once it was read.
+    #[must_use]
+    pub fn lineage(&self) -> Option<&Lineage> {
+        self.row.as_ref().filter(|_| !self.barred).map(|row| &row.lineage)
+    }
+
     /// Whether this node may take the replicated writes of `epoch`: not before it has read the row, not of an epoch that it
     /// knows to be over, and not while it may be the holder of the next one without knowing it yet: by an acceptance of its
     /// own, or of an earlier process.
     #[must_use]
     pub fn takes_writes_of(&self, epoch: Epoch) -> bool {
-        let taker = Taker {
+        self.taker().takes(epoch)
+    }
+
+    /// The first epoch of which it may; `None`: of none.
+    #[must_use]
+    pub fn takes_writes_from(&self) -> Option<Epoch> {
+        self.taker().takes_from()
+    }
+
+    fn taker(&self) -> Taker {
+        Taker {
             stands_by: self.role == Role::Standby && !self.barred,
             accepting: self.accepting(),
             claimed: self.claim.is_some() && self.claim == self.row.as_ref().map(|row| row.rev),
             known: self.row.as_ref().map(|row| row.epoch).max(self.past),
-        };
-        taker.takes(epoch)
+        }
     }
 
     /// Whether this node serves at `now`: the gate's answer, for health checks.

@@ -15,7 +15,7 @@ use world::World;
 fn replica(consistent: bool, promised: u64, caught_up: Option<u64>, mirrored: &[&str]) -> Replica {
     let mirrored: BTreeSet<_> =
         mirrored.iter().map(|name| Incarnation::new(format!("inc-{name}")).expect("valid")).collect();
-    Replica { consistent, promised: Epoch(promised), caught_up: caught_up.map(Epoch), mirrored }
+    Replica { consistent, promised: Epoch(promised), caught_up: caught_up.map(Epoch), mirrored, ..Replica::default() }
 }
 
 /// Two nodes with whole, empty volumes that nobody has written to; nothing is promised yet.
@@ -112,6 +112,23 @@ fn data_of_a_later_epoch_than_the_row_s_keeps_a_new_process_out() {
     world.tell_replica("b", replica(true, 7, None, &[]));
     world.run(20_000);
     assert_eq!((world.epoch(), world.serving_now()), (1, None));
+}
+
+/// The link between the copies is cut, the nodes' own is not: without this every write would wait for ever.
+#[test]
+fn a_member_whose_copy_is_out_of_reach_is_taken_out_although_its_node_answers() {
+    let mut world = protected_pair();
+    let missing =
+        |names: &[&str]| Replica { missing: replica(true, 1, None, names).mirrored, ..replica(true, 1, None, &[]) };
+    // A link that comes back at once costs nobody the membership.
+    world.tell_replica("a", missing(&["b"]));
+    world.run(300);
+    world.tell_replica("a", replica(true, 1, None, &["b"]));
+    world.run(5_000);
+    assert_eq!(world.in_sync(), 2);
+    world.tell_replica("a", missing(&["b"]));
+    world.run_until(3_000, |world| world.in_sync() == 1);
+    assert_eq!(world.serving_now(), Some("a"));
 }
 
 /// The way to a write that is acknowledged in an ended epoch, as the model found it: nominated, acceptance sent, crash, start,

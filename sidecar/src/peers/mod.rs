@@ -183,7 +183,7 @@ impl Peers {
         let connected = async {
             let stream = TcpStream::connect(address).await?;
             link::prepare(&stream)?;
-            let config = tls::client(&local.key, Arc::clone(&local.pins), peer.clone())
+            let config = tls::client(&local.key, Arc::clone(&local.pins), Some(peer.clone()))
                 .map_err(|error| LinkError::Io(std::io::Error::other(error)))?;
             let stream =
                 TlsConnector::from(config).connect(address.ip().into(), stream).await.map_err(link::explain)?;

@@ -110,7 +110,7 @@ fn ping(number: u64) -> Ping {
 /// a listens and knows b's key; the raw end has b's key and does as it is told.
 async fn raw(a: &Side, key: &PeerKey, a_fingerprint: &str) -> link::Stream {
     let pins = Arc::new(Pins::new([pin("a", a_fingerprint, a.address)].into_iter().collect()));
-    let config = tls::client(key, pins, name("a")).expect("a key");
+    let config = tls::client(key, pins, Some(name("a"))).expect("a key");
     let stream = TcpStream::connect(a.address).await.expect("connected");
     TlsConnector::from(config).connect(a.address.ip().into(), stream).await.expect("TLS").into()
 }
@@ -337,7 +337,7 @@ async fn a_certificate_without_its_key_opens_nothing() {
     let print_a = key_a.fingerprint.clone();
     let a = side("a", "web", key_a, [pin("b", &key_b.fingerprint, "127.0.0.1:1".parse().expect("an address"))]).await;
     let pins = Arc::new(Pins::new([pin("a", &print_a, a.address)].into_iter().collect()));
-    let mut config = (*tls::client(&key_thief, pins, name("a")).expect("a key")).clone();
+    let mut config = (*tls::client(&key_thief, pins, Some(name("a"))).expect("a key")).clone();
     let signing = rustls::crypto::ring::sign::any_supported_type(&key_thief.key).expect("a key");
     // b's certificate, which is public, with a key that is not b's.
     config.client_auth_cert_resolver =
@@ -374,7 +374,7 @@ async fn strangers_who_speak_no_tls_hold_up_nobody() {
     // Still listening: what fails is the key, not the wait.
     let pins = Arc::new(Pins::new([pin("a", print_a, a.address)].into_iter().collect()));
     let stream = TcpStream::connect(a.address).await.expect("connected");
-    let config = tls::client(&key_b, pins, name("a")).expect("a key");
+    let config = tls::client(&key_b, pins, Some(name("a"))).expect("a key");
     let error = TlsConnector::from(config).connect(a.address.ip().into(), stream).await.expect_err("unpinned");
     assert!(matches!(tls::refusal_in(&error), Some(Refusal::UnpinnedKey { .. })), "{error}");
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct Verifier {
     pins: Arc<Pins>,
-    /// The member that is dialled; `None`: any member may dial.
+    /// The member that is dialled; `None`: any member is one.
     expected: Option<NodeId>,
     provider: Arc<CryptoProvider>,
 }
@@ -100,13 +100,13 @@ impl ClientCertVerifier for Verifier {
     signatures!();
 }
 
-/// For dialling `peer`.
+/// For dialling `peer`, or any member.
 ///
 /// # Errors
 /// Where the key does not fit its certificate.
-pub fn client(key: &PeerKey, pins: Arc<Pins>, peer: NodeId) -> Result<Arc<ClientConfig>, Error> {
+pub fn client(key: &PeerKey, pins: Arc<Pins>, peer: Option<NodeId>) -> Result<Arc<ClientConfig>, Error> {
     let provider = tls::provider();
-    let verifier = Arc::new(Verifier { pins, expected: Some(peer), provider: Arc::clone(&provider) });
+    let verifier = Arc::new(Verifier { pins, expected: peer, provider: Arc::clone(&provider) });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()

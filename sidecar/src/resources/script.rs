@@ -25,6 +25,8 @@ use tokio::sync::{mpsc, watch};
 pub const KILL_LIMIT: Millis = Millis(3_000);
 /// How long the first start waits for the address, which most servers need in order to listen on it.
 const ADDRESS_WAIT: Millis = Millis(2_000);
+/// How long volumes may take to open: they are told before the workload is.
+const VOLUMES_WAIT: Millis = Millis(5_000);
 /// Orders that may wait. The machine gives one and awaits its answer, a kill apart.
 pub const ORDERS_MAX: usize = 16;
 
@@ -36,6 +38,8 @@ pub struct Workload {
     around: Surroundings,
     prober: Option<Prober>,
     health: watch::Sender<Vec<ResourceHealth>>,
+    /// The epoch in which the volumes take requests; `None`: there are none.
+    volumes: Option<watch::Receiver<Option<Epoch>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +58,13 @@ impl Workload {
         let asks = resources.iter().any(|resource| matches!(resource.check, Some(Check::Http(_))));
         let prober = asks.then(Prober::new).transpose().map_err(WorkloadError::Http)?;
         let health = resources.iter().map(|resource| state(&resource.name, "stopped", None)).collect();
-        Ok(Self { resources, group, around, prober, health: watch::Sender::new(health) })
+        Ok(Self { resources, group, around, prober, health: watch::Sender::new(health), volumes: None })
+    }
+
+    /// With volumes that are open before anything starts.
+    #[must_use]
+    pub fn with_volumes(self, volumes: Option<watch::Receiver<Option<Epoch>>>) -> Self {
+        Self { volumes, ..self }
     }
 
     /// The state of each resource, as it changes.
@@ -118,6 +128,15 @@ impl Workload {
             let held = tokio::time::timeout(ADDRESS_WAIT.into(), address.wait_for(|state| state.held)).await;
             if held.is_err() {
                 tracing::warn!(limit = %ADDRESS_WAIT, "the virtual address is not there yet; starting all the same");
+            }
+        }
+        if let Some(mut volumes) = self.volumes.clone() {
+            let open = volumes.wait_for(|leads| *leads == Some(epoch));
+            let open = tokio::time::timeout(VOLUMES_WAIT.into(), open).await.is_ok_and(|open| open.is_ok());
+            if !open {
+                let reason = format!("they do not open in epoch {epoch} within {VOLUMES_WAIT}");
+                tell(events, Event::ResourceFailed { epoch, resource: "volumes".into(), reason }).await;
+                return std::future::pending().await;
             }
         }
         for resource in &self.resources {

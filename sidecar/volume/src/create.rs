@@ -2,7 +2,7 @@
 
 use crate::buffer::Pool;
 use crate::drive::area::{AreaError, Files, Shape};
-use crate::metadata::{DataState, Recovery, Store};
+use crate::metadata::{DataState, Recovery, Store, unclaimed};
 use lease::ids::{Incarnation, Lineage};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -32,9 +32,10 @@ impl Which {
 pub struct Args {
     #[command(flatten)]
     pub which: Which,
-    /// The cluster whose data it is: replicas of different lineages refuse each other
-    #[arg(long, value_name = "NAME", default_value = "by-hand", value_parser = |text: &str| Lineage::new(text))]
-    pub lineage: Lineage,
+    /// The lineage of the cluster whose data it is, if it is not the first one that it meets: replicas of different ones
+    /// refuse each other
+    #[arg(long, value_name = "NAME", value_parser = |text: &str| Lineage::new(text))]
+    pub lineage: Option<Lineage>,
     /// Bytes that are compared and copied as one, as a power of two: 12 (4 KiB) to 20 (1 MiB)
     #[arg(long, value_name = "LOG2", default_value_t = Shape::default().chunk_shift)]
     pub chunk: u8,
@@ -56,8 +57,9 @@ pub fn run(args: &Args) -> Result<(), AreaError> {
     });
     let incarnation = Incarnation::new(name).expect("a valid name");
     let shape = Shape { chunk_shift: args.chunk, slots: args.activity };
-    let geometry = args.which.files().create(args.lineage.clone(), incarnation.clone(), &shape)?;
-    println!("replica {incarnation} of {}: its data is what is there now", args.lineage);
+    let lineage = args.lineage.clone().unwrap_or_else(unclaimed);
+    let geometry = args.which.files().create(lineage, incarnation.clone(), &shape)?;
+    println!("replica {incarnation}: its data is what is there now");
     for (path, bytes) in args.which.backing.iter().zip(geometry.volumes()) {
         println!("  {}: a volume of {bytes} bytes", path.display());
     }

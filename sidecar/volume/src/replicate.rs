@@ -8,14 +8,15 @@ use crate::buffer::Pool;
 use crate::core::{Event, Report};
 use crate::drive::area::{AreaError, Files};
 use crate::drive::group::{Export, Group, GroupError};
-use crate::drive::{Order, Parts, Security};
+use crate::drive::{Admission, Order, Parts, Security};
 use crate::ids::Life;
 use crate::metadata::DataState;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
 
 /// Epochs that a leader may leave out.
 const GAP: u64 = 1 << 32;
@@ -78,7 +79,17 @@ pub async fn run(
         Role::Standby { .. } => (None, Vec::new()),
     };
     let incarnation = opened.store.superblock().incarnation.clone();
-    let parts = Parts { opened, life: life(), write_through, listener, security: Security::Plain, exports };
+    let admission = Admission::closed();
+    let parts = Parts {
+        opened,
+        life: life(),
+        write_through,
+        listener,
+        security: Security::Plain,
+        exports,
+        admission: Arc::clone(&admission),
+        leads: watch::Sender::new(None),
+    };
     let group = Group::start(parts, tell).await?;
     let mut by_hand = ByHand { leads: None, need: BTreeSet::new(), told: Report::default() };
     match peers {
@@ -90,7 +101,7 @@ pub async fn run(
                 println!("serving {incarnation}, epoch {}, at {place}", by_hand.leads.unwrap_or_default());
             }
         }
-        None => group.order(Order::Tell(Event::Admit { from: Some(Epoch(0)) })),
+        None => admission.set(Some(Epoch(0))),
     }
     tokio::pin!(stop);
     loop {
@@ -102,7 +113,8 @@ pub async fn run(
 }
 
 /// New with each process.
-fn life() -> Life {
+#[must_use]
+pub fn life() -> Life {
     Life(random())
 }
 

@@ -188,6 +188,8 @@ impl World {
             promised: Epoch(here.replica.promised),
             caught_up: here.volume.caught_up.map(Epoch),
             mirrored,
+            // Here a peer's data and its node share each link: one that is out of reach does not answer.
+            missing: BTreeSet::new(),
         }
     }
 

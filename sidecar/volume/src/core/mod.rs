@@ -19,10 +19,10 @@ pub use verdict::verdict;
 pub use works::Io;
 
 use crate::ids::{Digest, Life, Span, VolumeNo};
-use crate::metadata::{Batch, DataState, Slot, Store};
+use crate::metadata::{Batch, DataState, Slot, Store, unclaimed};
 use crate::wire::{Bye, Frame, Introduction};
 use bytes::Bytes;
-use lease::ids::{Epoch, Incarnation};
+use lease::ids::{Epoch, Incarnation, Lineage};
 use lease::time::{Millis, Moment};
 use primary::Primary;
 use standby::Standby;
@@ -170,6 +170,10 @@ pub enum Event {
     Admit {
         from: Option<Epoch>,
     },
+    /// The cluster that this node is part of: a replica of none becomes one of its; one of another's takes no part.
+    Belong {
+        lineage: Lineage,
+    },
     /// `Effect::Promise` of the node.
     Promise {
         epoch: Epoch,
@@ -242,6 +246,8 @@ pub struct Report {
     pub fenced_by: Option<Epoch>,
     /// The disk failed or stands still: hand over (holder), or leave (standby).
     pub failed: bool,
+    /// This data is another cluster's: it counts as nobody's here.
+    pub stranger: bool,
     /// Peers with which history has diverged: refused until somebody decides.
     pub diverged: BTreeSet<Incarnation>,
 }
@@ -338,6 +344,7 @@ pub struct Replica {
     reported: Report,
     frozen: bool,
     failed: bool,
+    stranger: bool,
     /// What recovery marked is a guess: compare before copying.
     guesses: bool,
     out: Vec<Effect>,
@@ -360,6 +367,7 @@ impl Replica {
             reported: Report::default(),
             frozen: false,
             failed: false,
+            stranger: false,
             guesses,
             out: Vec::new(),
             #[cfg(test)]
@@ -386,6 +394,7 @@ impl Replica {
             },
             Event::Disconnected { link } => self.lost(link),
             Event::Admit { from } => self.admitted = from,
+            Event::Belong { lineage } => self.belong(lineage),
             Event::Promise { epoch } => self.promise(epoch),
             Event::Lead { epoch, need } => self.lead(epoch, need, now),
             Event::Need { epoch, need, seen } => self.needed(epoch, need, seen),
@@ -417,6 +426,15 @@ impl Replica {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    fn belong(&mut self, lineage: Lineage) {
+        let superblock = self.store.superblock();
+        if superblock.lineage == unclaimed() {
+            self.whole_version = self.store.change(|superblock| superblock.lineage = lineage);
+        } else if superblock.lineage != lineage {
+            self.stranger = true;
+        }
     }
 
     // --- epochs --------------------------------------------------------------------------------------------------
@@ -486,7 +504,7 @@ impl Replica {
     /// Whole, durably so, and on a disk that works.
     fn is_whole(&self) -> bool {
         let whole = self.store.superblock().state == DataState::Whole;
-        whole && self.store.saved() >= self.whole_version && !self.failed
+        whole && self.store.saved() >= self.whole_version && !self.failed && !self.stranger
     }
 
     fn tick(&mut self, now: Moment) {

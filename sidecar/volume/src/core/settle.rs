@@ -67,6 +67,7 @@ impl Replica {
             consistent: self.is_whole(),
             promised: if self.is_promised() { self.store.superblock().promised } else { self.reported.promised },
             failed: self.failed,
+            stranger: self.stranger,
             ..Report::default()
         };
         match &self.role {

@@ -203,6 +203,20 @@ pub struct Opened {
     pub recovery: Recovery,
 }
 
+impl Opened {
+    /// Gives the replica another name, durably: to its peers it is one that they know nothing of.
+    ///
+    /// # Errors
+    /// [`AreaError::Io`].
+    pub fn rename(&mut self, incarnation: Incarnation) -> Result<(), AreaError> {
+        let path = PathBuf::from("the metadata");
+        for page in self.store.rename(incarnation) {
+            write_pages(self.area.disk(), &path, self.at, vec![page], &Pool::default())?;
+        }
+        Ok(())
+    }
+}
+
 /// The metadata's place, as one thread writes it.
 pub struct Area {
     disk: Box<dyn Device>,

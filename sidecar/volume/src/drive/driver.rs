@@ -9,12 +9,14 @@ use crate::metadata::Batch;
 use crate::request::{self, Device, Done, Mailbox, Reply, Request};
 use crate::wire::Bye;
 use bytes::Bytes;
+use lease::ids::Epoch;
 use sha2::{Digest as _, Sha256};
 use slab::Slab;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
@@ -72,6 +74,29 @@ struct State {
     links: u64,
     effects: Vec<Effect>,
     reports: mpsc::UnboundedSender<Report>,
+    admission: Arc<Admission>,
+    admitted: Option<Epoch>,
+}
+
+/// From which epoch on frames may be taken, said by the node's thread and looked at with each frame: once it has been said,
+/// nothing older is taken, however busy this thread is.
+#[derive(Debug)]
+pub struct Admission(AtomicU64);
+
+impl Admission {
+    /// None at first.
+    #[must_use]
+    pub fn closed() -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(u64::MAX)))
+    }
+
+    pub fn set(&self, from: Option<Epoch>) {
+        self.0.store(from.map_or(u64::MAX, |epoch| epoch.0), Ordering::SeqCst);
+    }
+
+    fn get(&self) -> Option<Epoch> {
+        Some(self.0.load(Ordering::SeqCst)).filter(|epoch| *epoch != u64::MAX).map(Epoch)
+    }
 }
 
 impl Driver {
@@ -82,6 +107,7 @@ impl Driver {
         disks: Vec<Box<dyn Device>>,
         area: Area,
         reports: mpsc::UnboundedSender<Report>,
+        admission: Arc<Admission>,
     ) -> Rc<Self> {
         let state = State {
             machine,
@@ -97,6 +123,8 @@ impl Driver {
             links: 0,
             effects: Vec::new(),
             reports,
+            admission,
+            admitted: None,
         };
         Rc::new(Self { state: RefCell::new(state), inbox: Arc::default() })
     }
@@ -168,6 +196,11 @@ impl Driver {
 
 impl State {
     fn step(&mut self, event: Event, inbox: &Arc<Inbox>) {
+        let admitted = self.admission.get();
+        if admitted != self.admitted {
+            self.admitted = admitted;
+            self.step(Event::Admit { from: admitted }, inbox);
+        }
         let mut effects = std::mem::take(&mut self.effects);
         self.machine.step(event, clock::now(), &mut effects);
         for effect in effects.drain(..) {

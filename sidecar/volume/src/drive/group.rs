@@ -2,12 +2,13 @@
 
 use super::area::{Area, Opened};
 use super::lane::Lane;
-use super::{Driver, link};
+use super::{Admission, Driver, link};
 use crate::core::{Event, Replica, Report, Setup};
 use crate::ids::{Life, VolumeNo};
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
 use crate::request::{Device, Geometry, Volume as _};
+use lease::ids::Epoch;
 use rustls::pki_types::ServerName;
 use std::fmt;
 use std::io;
@@ -56,6 +57,9 @@ pub struct Parts {
     pub listener: Option<std::net::TcpListener>,
     pub security: Security,
     pub exports: Vec<Export>,
+    pub admission: Arc<Admission>,
+    /// Kept at the epoch that this replica leads, once it does: then its device takes requests.
+    pub leads: watch::Sender<Option<Epoch>>,
 }
 
 /// What the group's owner wants.
@@ -134,6 +138,7 @@ async fn run(
     reports: mpsc::UnboundedSender<Report>,
     started: Started,
 ) {
+    let leads = parts.leads.clone();
     let (driver, stop, mut tasks, places) = match build(parts, reports) {
         Ok(built) => built,
         Err(error) => return drop(started.send(Err(error))),
@@ -141,6 +146,10 @@ async fn run(
     if started.send(Ok(places)).is_err() {
         return;
     }
+    let say = |leads: &watch::Sender<Option<Epoch>>| {
+        let now = driver.look(Replica::leads);
+        leads.send_if_modified(|said| std::mem::replace(said, now) != now)
+    };
     let mut peers = Connectors { driver: Rc::clone(&driver), security: tasks.1.clone(), tasks: Vec::new() };
     driver.step(Event::Tick);
     driver.kick();
@@ -149,6 +158,7 @@ async fn run(
             Order::Tell(event) => {
                 driver.step(event);
                 driver.kick();
+                say(&leads);
             }
             Order::Peers(addresses) => peers.set(&addresses),
         }
@@ -163,13 +173,13 @@ async fn run(
 type Built = (Rc<Driver>, watch::Sender<bool>, (JoinSet<()>, Security), Vec<Place>);
 
 fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, GroupError> {
-    let Parts { opened, life, write_through, listener, security, exports } = parts;
+    let Parts { opened, life, write_through, listener, security, exports, admission, leads: _ } = parts;
     let Opened { backings, area, at, store, recovery } = opened;
     let lanes = || backings.iter().map(|backing| backing.lane()).collect::<io::Result<Vec<_>>>();
     let area = Area::new(area.lane()?, at);
     let sizes = store.geometry().volumes().to_vec();
     let machine = Replica::new(Setup { life, write_through }, store, recovery.is_guess());
-    let driver = Driver::new(machine, lanes()?, area, reports);
+    let driver = Driver::new(machine, lanes()?, area, reports, admission);
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());
     tokio::task::spawn_local(Rc::clone(&driver).tick());
     if let Some(listener) = listener {

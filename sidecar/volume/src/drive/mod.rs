@@ -15,6 +15,6 @@ pub mod group;
 mod lane;
 mod link;
 
-pub use driver::Driver;
+pub use driver::{Admission, Driver};
 pub use group::{Group, Order, Parts, Security};
 pub use lane::Lane;

@@ -43,7 +43,7 @@ pub use geometry::{EXTENT_CHUNKS, Geometry, Unfit};
 pub use locator::Locator;
 pub use page::{PAGE, PageFault};
 pub use store::{Batch, Recovery, Store};
-pub use superblock::{DataState, Peer, Slot, Superblock};
+pub use superblock::{DataState, Peer, Slot, Superblock, unclaimed};
 
 /// Why an area can not be used. None of these is repaired by itself: what was promised in it is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -166,6 +166,14 @@ impl Store {
         self.version
     }
 
+    /// Under another name from now on: to its peers it is a replica that they know nothing of. Before anything else is done; the
+    /// pages must be durable, one after the other, before it is used.
+    pub fn rename(&mut self, incarnation: Incarnation) -> [(u64, Bytes); 2] {
+        self.change(|superblock| superblock.incarnation = incarnation);
+        self.copies = [self.version; 2];
+        [0, 1].map(|copy| (copy * PAGE as u64, self.superblock.encode(self.version)))
+    }
+
     /// The version of the superblock that both copies have reached, durably.
     #[must_use]
     pub fn saved(&self) -> u64 {

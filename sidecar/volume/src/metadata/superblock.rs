@@ -25,8 +25,18 @@ pub struct Peer {
     pub tag: u64,
 }
 
+/// The lineage of a replica that no cluster has taken in yet.
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn unclaimed() -> Lineage {
+    Lineage::new("unclaimed").expect("a valid name")
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
+    /// Of the cluster; [`unclaimed`] until one has taken it in.
     pub lineage: Lineage,
     /// Of this replica: new on format, restore and clone.
     pub incarnation: Incarnation,

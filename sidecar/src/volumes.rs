@@ -1,0 +1,312 @@
+//! This node's replicated volumes: whose data they hold, what the machine lets them do, and what they tell it.
+//!
+//! ```text
+//!  core ──step──▶ machine ──▶ [`Volumes::follow`]: admit, lead, need, freeze, fence ──▶ the group's thread
+//!    ▲                                                                                     │ reports
+//!    └───────────────────────────── Told ◀─────────────────────────────────────────────────┘
+//! ```
+
+use crate::config::{VolumeConfig, VolumesConfig};
+use crate::identity::{PeerKey, random_hex};
+use crate::node::Node;
+use crate::node::event::{Event, Replica};
+use crate::node::tenure::Phase;
+use crate::peers::pins::Pins;
+use crate::peers::tls;
+use crate::state_dir::{StateDir, StateError};
+use lease::ids::{Epoch, Incarnation, Lineage};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use volume::buffer::Pool;
+use volume::core::{Event as Said, Report};
+use volume::drive::area::{AreaError, Files, Opened};
+use volume::drive::group::{Export, Group, GroupError};
+use volume::drive::{Admission, Order, Parts, Security};
+use volume::ids::VolumeNo;
+use volume::nbd::MEMORY_MAX_BYTES;
+use volume::nbd::connection::Farewell;
+use volume::nbd::listen::Place;
+use volume::nbd::server;
+use volume::replicate::life;
+
+/// Which disks this state directory has known as which replica.
+const FILE: &str = "volumes.json";
+/// Connections to one volume: the kernel's client has four.
+const CONNECTIONS_MAX: usize = 16;
+/// How long a client may take for one request or reply.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Looks for members that have moved.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum VolumesError {
+    #[error(transparent)]
+    Area(#[from] AreaError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    #[error("[volumes].listen {address}: {error}")]
+    Listen { address: SocketAddr, error: std::io::Error },
+    #[error("the key of the peer link: {0}")]
+    Key(rustls::Error),
+}
+
+/// What names the replica: the same disks on the same instance. A snapshot is restored to another disk, a clone is started as
+/// another instance; what is on them is old, and must not count as what was there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    v: u64,
+    incarnation: String,
+    instance: String,
+    disks: Vec<String>,
+}
+
+/// Opens this node's replica, under a new name if it is not the one that this machine had.
+///
+/// # Errors
+/// [`VolumesError`].
+pub fn open(config: &VolumesConfig, instance: &str, state: &StateDir) -> Result<Opened, VolumesError> {
+    let files = Files {
+        backings: config.volumes.iter().map(|volume| volume.backing.clone()).collect(),
+        metadata: config.metadata.clone(),
+        buffered: false,
+    };
+    let mut opened = files.open(None, &Pool::default())?;
+    let found = |opened: &Opened| Known {
+        v: 1,
+        incarnation: opened.store.superblock().incarnation.to_string(),
+        instance: instance.to_owned(),
+        disks: files.backings.iter().chain(&files.metadata).map(|path| disk_name(path)).collect(),
+    };
+    let known: Option<Known> = state.read_json(FILE)?;
+    let here = found(&opened);
+    if known.as_ref() != Some(&here) {
+        let is_new = opened.store.superblock().generations.is_empty();
+        if !is_new {
+            tracing::warn!(
+                ?known,
+                ?here,
+                "these disks are not the ones that this machine had: they are another replica from now on, and are compared with the holder's"
+            );
+            let name = Incarnation::new(format!("r-{}", random_hex(8))).expect("a valid name");
+            opened.rename(name)?;
+        }
+        state.write_json(FILE, &found(&opened))?;
+    }
+    Ok(opened)
+}
+
+/// EBS volumes have a serial number of their own, which no snapshot takes along; a file has its place.
+fn disk_name(path: &Path) -> String {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let Ok(found) = std::fs::metadata(path) else { return String::new() };
+    if !found.file_type().is_block_device() {
+        return format!("file {}:{}", found.dev(), found.ino());
+    }
+    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+    let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    // A partition's disk is one folder up.
+    let serial = ["device/serial", "../device/serial", "serial"]
+        .into_iter()
+        .find_map(|place| std::fs::read_to_string(device.join(place)).ok());
+    format!("disk {} {minor}", serial.as_deref().map_or("without serial", str::trim))
+}
+
+/// What is needed to start them, beside the replica itself.
+#[derive(Debug)]
+pub struct Start<'a> {
+    pub config: &'a VolumesConfig,
+    pub opened: Opened,
+    pub key: &'a PeerKey,
+    pub pins: Arc<Pins>,
+}
+
+/// What the machine is to hear.
+#[derive(Debug)]
+pub struct Heard {
+    pub replica: Replica,
+    pub failed: Option<Event>,
+}
+
+/// The volumes at work, as the core has them.
+#[derive(Debug)]
+pub struct Volumes {
+    group: Arc<Group>,
+    admission: Arc<Admission>,
+    leads: watch::Receiver<Option<Epoch>>,
+    /// What was told last.
+    lineage: Option<Lineage>,
+    led: Option<Epoch>,
+    need: BTreeSet<Incarnation>,
+    frozen: bool,
+    seen: u64,
+    answered: u64,
+    report: Report,
+}
+
+impl Volumes {
+    /// Starts them, as standby. Their reports come by the receiver.
+    ///
+    /// # Errors
+    /// [`VolumesError`].
+    pub async fn start(start: Start<'_>) -> Result<(Self, mpsc::UnboundedReceiver<Report>), VolumesError> {
+        let Start { config, opened, key, pins } = start;
+        let (tell, reports) = mpsc::unbounded_channel();
+        let failed = |error| VolumesError::Listen { address: config.listen, error };
+        let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let security = Security::Tls {
+            client: tls::client(key, Arc::clone(&pins), None).map_err(VolumesError::Key)?,
+            server: tls::server(key, pins).map_err(VolumesError::Key)?,
+            name: rustls::pki_types::ServerName::try_from("leasehold").expect("a valid name"),
+        };
+        let admission = Admission::closed();
+        let leads = watch::Sender::new(None);
+        let led = leads.subscribe();
+        let exports = (0..).zip(&config.volumes).map(|(number, volume)| export(VolumeNo(number), volume)).collect();
+        let parts = Parts {
+            opened,
+            life: life(),
+            write_through: false,
+            listener: Some(listener),
+            security,
+            exports,
+            admission: Arc::clone(&admission),
+            leads,
+        };
+        let group = Arc::new(Group::start(parts, tell).await?);
+        let volumes = Self {
+            group,
+            admission,
+            leads: led,
+            lineage: None,
+            led: None,
+            need: BTreeSet::new(),
+            frozen: false,
+            seen: 0,
+            answered: 0,
+            report: Report::default(),
+        };
+        Ok((volumes, reports))
+    }
+
+    /// The epoch in which the devices take requests.
+    #[must_use]
+    pub fn leads(&self) -> watch::Receiver<Option<Epoch>> {
+        self.leads.clone()
+    }
+
+    /// Keeps the volumes connected to where the members are, for ever.
+    pub fn connect(&self, pins: Arc<Pins>, port: u16) -> impl Future<Output = ()> + Send + use<> {
+        let group = Arc::clone(&self.group);
+        async move {
+            let mut known = Vec::new();
+            loop {
+                let addresses: Vec<SocketAddr> =
+                    pins.all().into_values().map(|pin| SocketAddr::new(pin.address.ip(), port)).collect();
+                if addresses != known {
+                    group.order(Order::Peers(addresses.clone()));
+                    known = addresses;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    /// A report has come: what the machine is to hear of it.
+    #[must_use]
+    pub fn heard(&mut self, report: Report) -> Heard {
+        let replica = Replica {
+            consistent: report.consistent,
+            promised: report.promised,
+            caught_up: report.caught_up,
+            mirrored: report.mirrored.clone(),
+            missing: report.missing.clone(),
+        };
+        self.seen = report.number;
+        let failed = self.led.filter(|_| report.failed && !self.report.failed).map(|epoch| {
+            let reason = "the disk failed or stands still; nothing is acknowledged any more".into();
+            Event::ResourceFailed { epoch, resource: "volumes".into(), reason }
+        });
+        for peer in report.diverged.difference(&self.report.diverged) {
+            tracing::error!(
+                %peer,
+                "this replica and that one both hold writes that the other never had: both are kept as they are; decide which one counts, wipe the other, and create it anew"
+            );
+        }
+        if report.stranger && !self.report.stranger {
+            tracing::error!(
+                "the volumes' data is another cluster's: it takes no part here; create the replica anew, or correct the configuration"
+            );
+        }
+        self.report = report;
+        Heard { replica, failed }
+    }
+
+    /// What the replica tells its peers by the heartbeat.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        self.report.consistent
+    }
+
+    pub fn promise(&self, epoch: Epoch) {
+        self.tell(Said::Promise { epoch });
+    }
+
+    /// Lets the volumes do what the machine may do now. After each step, before what follows from it: what this node accepts
+    /// next, nothing older is taken any more.
+    pub fn follow(&mut self, node: &Node) {
+        let lineage = node.lineage();
+        if lineage != self.lineage.as_ref()
+            && let Some(lineage) = lineage
+        {
+            self.lineage = Some(lineage.clone());
+            self.tell(Said::Belong { lineage: lineage.clone() });
+        }
+        self.admission.set(node.takes_writes_from().filter(|_| self.lineage.is_some()));
+        let Some(tenure) = node.holding().filter(|tenure| tenure.phase != Phase::Activating) else {
+            if self.led.take().is_some() {
+                self.tell(Said::Fence);
+            }
+            return;
+        };
+        let (epoch, need): (Epoch, BTreeSet<_>) = (tenure.epoch, tenure.authority.need().cloned().collect());
+        if self.led != Some(epoch) {
+            self.led = Some(epoch);
+            (self.need, self.frozen) = (need.clone(), false);
+            self.tell(Said::Lead { epoch, need });
+        } else if self.need != need || self.answered != self.seen {
+            (self.need, self.answered) = (need.clone(), self.seen);
+            self.tell(Said::Need { epoch, need, seen: self.seen });
+        }
+        if self.frozen != tenure.frozen {
+            self.frozen = tenure.frozen;
+            self.tell(Said::Freeze { frozen: tenure.frozen });
+        }
+    }
+
+    fn tell(&self, event: Said) {
+        self.group.order(Order::Tell(event));
+    }
+}
+
+fn export(volume: VolumeNo, config: &VolumeConfig) -> Export {
+    let nbd = server::Config {
+        name: config.name.clone(),
+        description: format!("leasehold volume {}", config.name),
+        tls: None,
+        pool: Pool::default(),
+        threads: 1,
+        connections_max: CONNECTIONS_MAX,
+        memory_bytes: MEMORY_MAX_BYTES,
+        farewell: Farewell::HangUp,
+        patience: PATIENCE,
+    };
+    Export { volume, places: vec![Place::Unix(config.socket.clone())], config: nbd }
+}

@@ -1,0 +1,110 @@
+"""PostgreSQL on a replicated volume: whatever happens to the active node, every transaction that a client was told is
+committed is there on the other one.
+"""
+
+import filecmp
+import subprocess
+import time
+
+import pytest
+
+from harness import network as networks
+from harness import postgres
+from harness.clients import Clients
+from harness.cloud import Cloud
+from harness.cluster import Cluster
+from harness.deployment import ClusterSpec, Deployment
+from harness.scene import Scene
+
+from .conftest import TTL_MS
+
+DEPLOYMENT = "leasehold-data"
+
+
+@pytest.fixture(scope="module")
+def data_stage(tmp_path_factory):
+    with Cloud(work=tmp_path_factory.mktemp("data")) as cloud:
+        net = networks.create(cloud)
+        deployment = Deployment(cloud, DEPLOYMENT, [ClusterSpec("data", net, ttl_ms=TTL_MS)])
+        deployment.bootstrap()
+        deployment.deploy()
+        cluster = Cluster(cloud, net, DEPLOYMENT, name="data", node_toml=postgres.NODE_TOML)
+        for files in cluster.files.values():
+            postgres.write(files.home, net.virtual_ip)
+        cluster.register(start=True)
+        with Clients(cloud, net) as clients:
+            scene = Scene(cloud, net, cluster, clients)
+            cluster.wait_serving(in_sync=2, limit_s=90)
+            yield scene
+            scene.calm()
+
+
+@pytest.fixture
+def data(data_stage):
+    scene = data_stage.prepare()
+    writer = postgres.Writer(scene.clients.client.namespace, scene.network.virtual_ip)
+    _until("the server answers", lambda: _answers(writer))
+    writer.start()
+    scene.writer = writer
+    yield scene
+    writer.stop()
+
+
+def _answers(writer):
+    try:
+        return writer.query("SELECT 1", 10) == "1\n"
+    except subprocess.SubprocessError:
+        return False
+
+
+def _until(what, holds, limit_s=60):
+    until = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < until, f"not within {limit_s} s: {what}"
+        time.sleep(0.1)
+
+
+def _writes(writer, count):
+    before = len(writer.acknowledged)
+    _until(f"{count} transactions", lambda: len(writer.acknowledged) >= before + count)
+
+
+def _nothing_is_lost(scene):
+    _writes(scene.writer, 20)
+    scene.writer.stop()
+    assert scene.writer.lost() == set()
+    scene.whole_again(60)
+
+
+def test_the_active_node_is_killed_over_and_over(data):
+    for turn in range(3):
+        _writes(data.writer, 50)
+        data.cluster.kill(data.active, everything=True, hold=True)
+        data.taken_over(limit_s=60)
+        _writes(data.writer, 10)
+        data.cluster.start(data.active)
+        data.whole_again(60)
+        data.active, data.standby, data.epoch = data.standby, data.active, data.cluster.status().epoch
+    _nothing_is_lost(data)
+
+
+def test_a_planned_switchover_there_and_back(data):
+    for target in (data.standby, data.active):
+        _writes(data.writer, 50)
+        data.cluster.invoke("switchover", to=target)
+        data.cluster.wait_serving(target, in_sync=2, limit_s=60)
+    _nothing_is_lost(data)
+
+
+def test_both_replicas_are_equal_once_nobody_writes(data):
+    _writes(data.writer, 50)
+    data.writer.stop()
+    assert data.writer.lost() == set()
+    images = [files.home / "volume.img" for files in data.cluster.files.values()]
+    # The server writes now and then by itself, the last write may be on its way to one of them.
+    _until("the replicas are equal", lambda: _are_equal(*images))
+
+
+def _are_equal(one, other):
+    filecmp.clear_cache()
+    return filecmp.cmp(one, other, shallow=False)
