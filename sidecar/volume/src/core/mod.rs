@@ -7,6 +7,7 @@
 
 mod peer;
 mod primary;
+mod ranges;
 mod resync;
 mod settle;
 #[cfg(test)]
@@ -34,8 +35,14 @@ pub const TICK: Millis = Millis(50);
 /// Writes that are kept because they are not durable everywhere, in bytes: about a second of a fast disk. Past it no more
 /// requests are taken until something has become durable.
 pub const RETAINED_MAX: u64 = 64 << 20;
+/// And so many of them: small ones cost more than their bytes, and a standby's queue must hold all of them at once.
+pub const RETAINED_WRITES: usize = 32_768;
+/// Requests that are not answered: what all connections of a front end may ask at once, many times over.
+pub const REQUESTS_MAX: usize = 4_096;
 /// What is not durable is made so after this many bytes: a fraction of what may be kept, so that taking never pauses for it.
 const FLUSH_BYTES: u64 = 8 << 20;
+/// Or so many writes.
+const FLUSH_WRITES: usize = RETAINED_WRITES / 8;
 /// And after this long, so that an idle volume has nothing to compare after a crash.
 const FLUSH_AFTER: Millis = Millis(1_000);
 /// A session without a sign of life for this long is given up.
@@ -79,6 +86,18 @@ pub enum Ask {
     Flush,
 }
 
+impl Ask {
+    /// What it changes.
+    #[cfg(test)]
+    fn changes(&self) -> Option<Span> {
+        match self {
+            Self::Write { volume, at, data, .. } => Some(Span { volume: *volume, at: *at, len: data.len() as u64 }),
+            Self::Zero { span, .. } | Self::Trim { span, .. } => Some(*span),
+            Self::Read(_) | Self::Flush => None,
+        }
+    }
+}
+
 /// Why a request was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -118,6 +137,10 @@ impl Job {
             Self::Write { volume, at, data, .. } => Some(Span { volume: *volume, at: *at, len: data.len() as u64 }),
             Self::Flush => None,
         }
+    }
+
+    fn is_fua(&self) -> bool {
+        matches!(self, Self::Write { fua: true, .. } | Self::Zero { fua: true, .. })
     }
 
     fn changes(&self) -> bool {
@@ -345,6 +368,8 @@ pub struct Replica {
     frozen: bool,
     failed: bool,
     stranger: bool,
+    /// A batch of metadata is on its way since then.
+    persisting: Option<Moment>,
     /// What recovery marked is a guess: compare before copying.
     guesses: bool,
     out: Vec<Effect>,
@@ -368,6 +393,7 @@ impl Replica {
             frozen: false,
             failed: false,
             stranger: false,
+            persisting: None,
             guesses,
             out: Vec::new(),
             #[cfg(test)]
@@ -385,7 +411,10 @@ impl Replica {
             Event::Tick => self.tick(now),
             Event::Ask { id, ask } => self.ask(id, ask, now),
             Event::Done { io, answer } => self.done(io, answer),
-            Event::Persisted { batch } => self.store.persisted(batch),
+            Event::Persisted { batch } => {
+                self.persisting = None;
+                self.store.persisted(batch);
+            }
             Event::MetadataFailed => self.fail(),
             Event::Connected { link } => self.connected(link, now),
             Event::Received { link, frame } => match &self.role {
@@ -398,19 +427,19 @@ impl Replica {
             Event::Promise { epoch } => self.promise(epoch),
             Event::Lead { epoch, need } => self.lead(epoch, need, now),
             Event::Need { epoch, need, seen } => self.needed(epoch, need, seen),
-            Event::Freeze { frozen } => self.frozen = frozen,
+            Event::Freeze { frozen } => self.freeze(frozen),
             Event::Fence => self.fence(),
         }
         self.settle(now);
         out.append(&mut self.out);
     }
 
-    /// Whether another request may come in: what is kept is bounded.
+    /// Whether another request may come in: what is kept, and what waits, is bounded.
     #[must_use]
     pub fn takes_requests(&self) -> bool {
         match &self.role {
             Role::Standby(_) => true,
-            Role::Leading(primary) => primary.retained < RETAINED_MAX,
+            Role::Leading(primary) => primary.takes_requests(),
         }
     }
 
@@ -508,7 +537,8 @@ impl Replica {
     }
 
     fn tick(&mut self, now: Moment) {
-        if self.works.oldest().is_some_and(|since| now.longest_since(since) >= STALL) {
+        let persisting = self.persisting.map_or(Millis::ZERO, |since| now.longest_since(since));
+        if !self.failed && persisting.max(self.works.slowest(now)) >= STALL {
             self.fail();
         }
         if matches!(self.role, Role::Leading(_)) {

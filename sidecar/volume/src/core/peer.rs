@@ -7,13 +7,13 @@
 
 use super::primary::{Op, Peers, Primary};
 use super::resync::Resync;
-use super::{Effect, Guard, Job, Link, PING, Replica, Role, SILENCE, verdict};
+use super::{Effect, Guard, Job, Link, PING, Replica, Role, SILENCE, STALL, verdict};
 use crate::ids::{Generation, Life, Sequence, Session};
 use crate::metadata::Slot;
 use crate::wire::{Bye, Frame, Introduction, Message, Verdict};
 use lease::ids::Incarnation;
 use lease::time::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why the kept writes are all that the peer may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub(super) struct Peer {
     /// The report in which it is not mirrored any more.
     pub(super) unsaid: Option<u64>,
     life: Option<Life>,
+    /// What an earlier process had acknowledged may be lost and is sent again: until it has all of it, its image is neither
+    /// old nor new.
+    again: bool,
     /// Durable there, with its history.
     pub(super) generation: Option<Generation>,
     pub(super) dialogue: Option<Dialogue>,
@@ -69,6 +72,11 @@ pub(super) struct Dialogue {
     settled: Sequence,
     /// What is not known to be durable there.
     pub(super) places: BTreeMap<Sequence, Sent>,
+    /// Places of the writes that are kept for anybody; and how many are kept that began before this stream did.
+    pub(super) kept: BTreeSet<Sequence>,
+    pub(super) elders: usize,
+    /// The history that it was told, and the last generation that it has completed itself.
+    history: Vec<Generation>,
     completed: Option<Generation>,
     pub(super) resync: Resync,
     heard: Moment,
@@ -77,7 +85,16 @@ pub(super) struct Dialogue {
 
 impl Peer {
     pub(super) fn new(incarnation: Incarnation, whole: Option<Basis>) -> Self {
-        Self { incarnation, whole, waited_for: false, unsaid: None, life: None, generation: None, dialogue: None }
+        Self {
+            incarnation,
+            whole,
+            waited_for: false,
+            unsaid: None,
+            life: None,
+            again: false,
+            generation: None,
+            dialogue: None,
+        }
     }
 
     /// It takes part in the stream.
@@ -147,6 +164,9 @@ impl Primary {
         };
         let at = self.say(slot, message, Some(Sent::Op(number)), out);
         self.ops.get_mut(&number).expect("it is being sent").places[slot] = at;
+        if let Some(dialogue) = self.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) {
+            dialogue.kept.insert(at);
+        }
     }
 }
 
@@ -229,14 +249,19 @@ impl Replica {
             }
             Message::InSync if dialogue.stage == Stage::Ending(at) => {
                 dialogue.stage = Stage::InSync;
-                peer.unsaid = None;
+                (peer.unsaid, peer.again) = (None, false);
                 self.durable(slot, at);
                 if let Role::Leading(primary) = &mut self.role {
                     primary.say_state(None, &mut self.out);
                 }
             }
             Message::Pong => {}
-            Message::Bye(_) => self.lost(link),
+            Message::Bye(why) => {
+                if why == Bye::Diverged {
+                    primary.diverged.insert(peer.incarnation.clone());
+                }
+                self.lost(link);
+            }
             _ => {
                 self.out.push(Effect::HangUp { link, why: Bye::Confused });
                 self.lost(link);
@@ -263,15 +288,23 @@ impl Replica {
         }
         let compare = self.guesses;
         let mut history = self.store.superblock().generations.clone();
+        // With room for the one that it goes on in.
+        let surplus = (history.len() + 1).saturating_sub(crate::ids::GENERATIONS_MAX);
+        history.drain(..surplus);
         let Role::Leading(primary) = &mut self.role else { return };
         let peer = primary.peers.entry(slot).or_insert_with(|| Peer::new(them.incarnation.clone(), None));
+        let mut again = peer.again;
         if peer.life != Some(them.life) {
             // What an earlier process had written may be lost, unless it was durable.
             peer.life = Some(them.life);
-            for op in primary.ops.values_mut().filter(|op| op.held & bit(slot) != 0) {
+            let held = |op: &&mut Op| op.held & bit(slot) != 0;
+            let lost = |op: &Op| op.awaiting & bit(slot) == 0 && !op.job.is_fua();
+            again |= primary.ops.values_mut().filter(held).any(|op| lost(op));
+            for op in primary.ops.values_mut().filter(held).filter(|_| again) {
                 op.awaiting |= bit(slot);
             }
         }
+        peer.again = again;
         peer.dialogue = Some(Dialogue {
             link,
             session,
@@ -280,13 +313,14 @@ impl Replica {
             durable: Sequence(0),
             settled: Sequence(0),
             places: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            elders: 0,
+            history: history.clone(),
             completed: None,
             resync: Resync::new(compare),
             heard: now,
             pinged: now,
         });
-        let surplus = (history.len() + 1).saturating_sub(crate::ids::GENERATIONS_MAX);
-        history.drain(..surplus);
         primary.say(slot, Message::Generations(history), None, &mut self.out);
         primary.say(slot, Message::Promise, None, &mut self.out);
     }
@@ -297,7 +331,7 @@ impl Replica {
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
         let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
         let link = dialogue.link;
-        let found = verdict(&self.store.superblock().generations, dialogue.completed);
+        let found = verdict(&dialogue.history, dialogue.completed);
         if found == Verdict::Diverged {
             primary.diverged.insert(peer.incarnation.clone());
             primary.say(slot, Message::Verdict(found), None, &mut self.out);
@@ -311,17 +345,25 @@ impl Replica {
         let Role::Leading(primary) = &mut self.role else { return };
         primary.say(slot, Message::Verdict(found), None, &mut self.out);
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
-        let whole = peer.whole.is_some();
+        let (whole, again) = (peer.whole.is_some(), peer.again);
         peer.dialogue.as_mut().expect("it has a dialogue").stage = Stage::Resyncing;
+        // Before the generation: who knows that has, or will be seen not to have, what was completed before.
+        if self.store.marks(slot) > 0 || again {
+            primary.say(slot, Message::Resync, None, &mut self.out);
+        }
         primary.say_state(Some(slot), &mut self.out);
         if whole {
             let mine = |op: &Op| op.started && op.held & bit(slot) != 0 && op.awaiting & bit(slot) != 0;
             // What was written in this life and not flushed needs no second writing, but is durable only after a flush.
             let again: Vec<u64> = primary.ops.iter().filter(|(_, op)| mine(op)).map(|(number, _)| *number).collect();
             again.into_iter().for_each(|number| primary.send_op(slot, number, &mut self.out));
+        }
+        let elders = primary.ops.values().filter(|op| op.started && op.places[slot] == Sequence(0)).count();
+        if let Some(dialogue) = primary.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) {
+            dialogue.elders = elders;
+        }
+        if whole {
             self.caught_up(slot);
-        } else if self.store.marks(slot) > 0 {
-            primary.say(slot, Message::Resync, None, &mut self.out);
         }
     }
 
@@ -335,6 +377,7 @@ impl Replica {
         peer.dialogue.as_mut().expect("it has a dialogue").stage = Stage::Ending(at);
         // What was written before it came was copied to it, durably.
         primary.ops.values_mut().for_each(|op| op.missed &= !bit(slot));
+        primary.look = true;
         for flush in &mut primary.flushes {
             flush.places.insert(slot, at);
         }
@@ -346,20 +389,28 @@ impl Replica {
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
         let Some(dialogue) = &mut peer.dialogue else { return };
         for (first, last) in ranges {
-            for (_, sent) in dialogue.places.range(*first..=*last) {
+            let mut states = Vec::new();
+            for (place, sent) in dialogue.places.range(*first..=*last) {
                 match sent {
                     Sent::Op(number) => {
                         if let Some(op) = primary.ops.get_mut(number) {
                             op.awaiting &= !bit(slot);
                             op.held &= if keep { Peers::MAX } else { !bit(slot) };
+                            primary.retire |= !keep;
+                            primary.heard_of.push(*number);
                         }
                     }
-                    Sent::State(generation) => peer.generation = Some(*generation),
+                    // Written in the superblock: durable.
+                    Sent::State(generation) => states.push((*place, *generation)),
                     Sent::Copy { .. } | Sent::Compare { .. } => {}
                 }
             }
+            for (place, generation) in states {
+                dialogue.places.remove(&place);
+                peer.generation = Some(generation);
+                primary.look = true;
+            }
         }
-        primary.look = true;
     }
 
     /// All of the stream up to there is durable at the peer: only now is anything released (invariant 3).
@@ -388,7 +439,7 @@ impl Replica {
                 Sent::State(generation) => peer.generation = Some(generation),
             }
         }
-        primary.look = true;
+        (primary.look, primary.retire) = (true, true);
     }
 
     /// The connection is gone. What is kept for the peer stays kept while it is waited for; what was only on its way is marked.
@@ -431,7 +482,7 @@ impl Replica {
             op.missed |= op.awaiting & bit(slot);
             op.awaiting &= !bit(slot);
         }
-        primary.look = true;
+        (primary.look, primary.retire) = (true, true);
     }
 
     /// Whoever may let go of more than it knows hears it at once: its log may be full of claims.
@@ -457,7 +508,9 @@ impl Replica {
         let mut due = Vec::new();
         for (slot, peer) in &mut primary.peers {
             let Some(dialogue) = &mut peer.dialogue else { continue };
-            if now.longest_since(dialogue.heard) >= SILENCE && dialogue.stage != Stage::Promising {
+            // Before it promises it lets its disk end what it was given: for as long as a disk may take.
+            let patience = if dialogue.stage == Stage::Promising { STALL } else { SILENCE };
+            if now.longest_since(dialogue.heard) >= patience {
                 silent.push(dialogue.link);
             } else if dialogue.stage != Stage::Promising && now.longest_since(dialogue.pinged) >= PING {
                 dialogue.pinged = now;

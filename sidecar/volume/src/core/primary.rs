@@ -7,14 +7,18 @@
 //! ```
 
 use super::peer::{Basis, Peer, Stage, bit};
-use super::{Ask, Effect, FLUSH_AFTER, FLUSH_BYTES, Guard, Job, Link, Owner, Refusal, Replica, RequestId, Role};
+use super::ranges::Ranges;
+use super::{
+    Ask, Effect, FLUSH_AFTER, FLUSH_BYTES, FLUSH_WRITES, Guard, Io, Job, Link, Owner, REQUESTS_MAX, RETAINED_MAX,
+    RETAINED_WRITES, Refusal, Replica, RequestId, Role,
+};
 use crate::ids::{Generation, PEERS_MAX, Sequence, Session, Span};
 use crate::metadata::Slot;
 use crate::wire::Bye;
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
 use lease::time::Moment;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A set of peers, one bit for each place.
 pub(super) type Peers = u8;
@@ -38,6 +42,15 @@ pub(super) struct Op {
     pub(super) held: Peers,
     /// Its place in each peer's present stream; 0: none.
     pub(super) places: [Sequence; PEERS_MAX],
+    /// Reads that would see it, and wait until it is answered.
+    readers: Vec<Io>,
+}
+
+impl Op {
+    /// Nobody needs it any more: answered, durable here after so many flushes, and durable or marked everywhere else.
+    fn is_over(&self, flushes: u64) -> bool {
+        self.request.is_none() && self.held == 0 && self.written.is_some_and(|begun| flushes > begun)
+    }
 }
 
 /// A flush that a front end asked for.
@@ -61,25 +74,31 @@ pub(super) struct Primary {
     pub(super) greetings: BTreeMap<Link, (Session, Moment)>,
     pub(super) ops: BTreeMap<u64, Op>,
     next_op: u64,
-    /// Numbers of the writes that are not answered.
+    /// Numbers of the writes that are not answered, and where they write.
     open: BTreeSet<u64>,
+    open_ranges: Ranges<u64>,
+    /// Reads that are not answered; those that are done and may not be answered yet.
     reads: BTreeSet<RequestId>,
-    /// Reads that would see a write that is not answered.
-    parked: VecDeque<(RequestId, Span)>,
+    reads_done: Vec<(RequestId, Result<Bytes, Refusal>)>,
     pub(super) flushes: Vec<Flush>,
     flush_begun: u64,
     flush_ended: u64,
-    /// Bytes of the writes that are kept, and of those that no flush covers yet.
-    pub(super) retained: u64,
+    /// Bytes of the writes that are kept; of those that no flush covers yet; and how many of these are written here.
+    retained: u64,
     unflushed: u64,
+    uncovered: usize,
     unflushed_since: Option<Moment>,
     pub(super) generation: Generation,
     /// The generation is not yet everywhere where it must be: nothing is completed. Then it is being saved here.
     turning: Option<Option<u64>>,
     pub(super) fenced_by: Option<Epoch>,
     pub(super) diverged: BTreeSet<Incarnation>,
-    /// Something was acknowledged: look what that completes, or lets go.
+    /// Writes of which something was acknowledged: they may be answered now.
+    pub(super) heard_of: Vec<u64>,
+    /// What an answer takes has changed: look at all.
     pub(super) look: bool,
+    /// Something may be forgotten.
+    pub(super) retire: bool,
 }
 
 impl Primary {
@@ -99,11 +118,26 @@ impl Primary {
         all.then(|| required.fold(0, |set, (slot, _)| set | bit(*slot)))
     }
 
-    /// How far a peer's stream is durable on this node and on all its companions, as far as it is there.
+    /// How far a peer's stream is durable on this node and on all its companions, as far as it is there. Writes that began
+    /// before the stream did may be in it as copies: until they are durable everywhere nothing of it is settled.
     pub(super) fn settled(&self, slot: Slot) -> Sequence {
-        let places = self.ops.values().map(|op| op.places[slot]).filter(|place| *place > Sequence(0));
-        let durable = self.peers[&slot].dialogue.as_ref().map_or(Sequence(0), |dialogue| dialogue.durable);
-        places.min().map_or(durable, |first| durable.min(Sequence(first.0 - 1)))
+        let Some(dialogue) = self.peers[&slot].dialogue.as_ref() else { return Sequence(0) };
+        match dialogue.kept.first() {
+            _ if dialogue.elders > 0 => Sequence(0),
+            None => dialogue.durable,
+            Some(first) => dialogue.durable.min(Sequence(first.0 - 1)),
+        }
+    }
+
+    /// What was here when the epoch began is durable: a copy of it may count.
+    pub(super) fn has_flushed(&self) -> bool {
+        self.flush_ended > 0
+    }
+
+    /// Requests that wait here, and whether another may come in.
+    pub(super) fn takes_requests(&self) -> bool {
+        let requests = self.open.len() + self.reads.len() + self.flushes.len();
+        requests < REQUESTS_MAX && self.ops.len() < RETAINED_WRITES && self.retained < RETAINED_MAX
     }
 
     /// Members that hold up what is to be completed.
@@ -145,20 +179,26 @@ impl Replica {
             ops: BTreeMap::new(),
             next_op: 0,
             open: BTreeSet::new(),
+            open_ranges: Ranges::new(),
             reads: BTreeSet::new(),
-            parked: VecDeque::new(),
+            reads_done: Vec::new(),
             flushes: Vec::new(),
             flush_begun: 0,
             flush_ended: 0,
             retained: 0,
             unflushed: 0,
-            unflushed_since: Some(now),
+            uncovered: 0,
+            unflushed_since: None,
             generation: Generation { epoch, turn: 0 },
             turning: Some(None),
             fenced_by: None,
             diverged: BTreeSet::new(),
+            heard_of: Vec::new(),
             look: true,
+            retire: false,
         }));
+        // What this replica took as a standby and has not flushed: no peer is compared with it before it is durable here.
+        self.flush_all(None, now);
     }
 
     /// Who is needed now, as the row proves or will prove.
@@ -193,10 +233,10 @@ impl Replica {
             Ask::Flush => Job::Flush,
         };
         let refuse = |refusal| Effect::Answer { id, result: Err(refusal) };
-        let Role::Leading(primary) = &mut self.role else {
+        if !matches!(self.role, Role::Leading(_)) {
             self.out.push(refuse(Refusal::NotServing));
             return;
-        };
+        }
         if self.failed {
             self.out.push(refuse(Refusal::Io));
             return;
@@ -210,11 +250,19 @@ impl Replica {
             self.out.push(refuse(Refusal::Invalid));
             return;
         }
+        let ordered = !self.omits(Guard::OrderMeeting);
         if !job.changes() {
-            primary.parked.push_back((id, span));
-            primary.look = true;
+            let strict = !self.omits(Guard::ReadAfterWrites);
+            let Role::Leading(primary) = &mut self.role else { return };
+            let seen = if strict { primary.open_ranges.meeting(span) } else { Vec::new() };
+            let io = self.works.add(Owner::Read(id), job, &self.store, ordered, seen.len());
+            for number in seen {
+                primary.ops.get_mut(&number).expect("an open write is kept").readers.push(io);
+            }
+            primary.reads.insert(id);
             return;
         }
+        let Role::Leading(primary) = &mut self.role else { return };
         primary.next_op += 1;
         let number = primary.next_op;
         let op = Op {
@@ -227,12 +275,13 @@ impl Replica {
             missed: 0,
             held: 0,
             places: [Sequence(0); PEERS_MAX],
+            readers: Vec::new(),
         };
         primary.ops.insert(number, op);
         primary.open.insert(number);
+        primary.open_ranges.insert(number, span);
         primary.retained += span.len;
-        let ordered = !self.omits(Guard::OrderMeeting);
-        self.works.add(Owner::Write(number), job, &self.store, ordered);
+        self.works.add(Owner::Write(number), job, &self.store, ordered, 0);
     }
 
     /// A write's extents are hot: it goes to the peers and to the local disk, and what is absent is marked (invariant 3).
@@ -267,22 +316,23 @@ impl Replica {
 
     pub(super) fn primary_wrote(&mut self, number: u64) {
         let Role::Leading(primary) = &mut self.role else { return };
-        primary.look = true;
         if let Some(op) = primary.ops.get_mut(&number) {
             op.written = Some(primary.flush_begun);
+            primary.uncovered += 1;
+            primary.heard_of.push(number);
         }
     }
 
     pub(super) fn primary_flushed(&mut self, number: u64) {
         let Role::Leading(primary) = &mut self.role else { return };
-        primary.look = true;
         primary.flush_ended = primary.flush_ended.max(number);
+        (primary.look, primary.retire) = (true, true);
     }
 
     pub(super) fn primary_read(&mut self, id: RequestId, result: Result<Bytes, Refusal>) {
         let Role::Leading(primary) = &mut self.role else { return };
-        if primary.reads.remove(&id) {
-            self.out.push(Effect::Answer { id, result });
+        if primary.reads.contains(&id) {
+            primary.reads_done.push((id, result));
         }
     }
 
@@ -291,7 +341,7 @@ impl Replica {
         let Role::Leading(primary) = &mut self.role else { return };
         primary.flush_begun += 1;
         let number = primary.flush_begun;
-        primary.unflushed = 0;
+        (primary.unflushed, primary.uncovered) = (0, 0);
         // What is under way now is covered by the next one.
         primary.unflushed_since = primary.open.first().map(|_| now);
         let streaming: Vec<Slot> =
@@ -303,7 +353,21 @@ impl Replica {
         if let Some(id) = request {
             primary.flushes.push(Flush { id, local: number, places });
         }
-        self.works.add(Owner::Flush(number), Job::Flush, &self.store, false);
+        self.works.add(Owner::Flush(number), Job::Flush, &self.store, false, 0);
+    }
+
+    /// Whether something may be answered now, for all that the node and the peers have said.
+    fn may_answer(&self) -> bool {
+        let fenced = matches!(&self.role, Role::Leading(primary) if primary.fenced_by.is_some());
+        !self.frozen && !self.failed && !fenced
+    }
+
+    /// The gate opens or closes.
+    pub(super) fn freeze(&mut self, frozen: bool) {
+        self.frozen = frozen;
+        if let Role::Leading(primary) = &mut self.role {
+            primary.look = true;
+        }
     }
 
     // --- what is due ---------------------------------------------------------------------------------------------
@@ -322,17 +386,12 @@ impl Replica {
         self.turn();
         self.pump();
         let Role::Leading(primary) = &mut self.role else { return };
-        let pressed = self.store.is_full() && primary.flush_begun == primary.flush_ended;
-        if primary.unflushed >= FLUSH_BYTES || pressed && primary.unflushed > 0 {
+        let pressed = self.store.is_full() && primary.flush_begun == primary.flush_ended && primary.uncovered > 0;
+        if primary.unflushed >= FLUSH_BYTES || primary.uncovered >= FLUSH_WRITES || pressed {
             self.flush_all(None, now);
         }
-        let Role::Leading(primary) = &mut self.role else { return };
-        if std::mem::take(&mut primary.look) {
-            self.complete();
-            self.retire();
-            self.unpark();
-            self.tell_settled();
-        }
+        self.complete();
+        self.retire();
     }
 
     /// Whoever is away and not waited for any more: what is kept for it is marked.
@@ -379,21 +438,42 @@ impl Replica {
         }
     }
 
-    /// Answers what is written here and on every member (invariant 1), and flushes that are durable there (invariant 7).
+    /// Answers what was read, what is written here and on every member (invariant 1), and flushes that are durable there
+    /// (invariant 7).
     fn complete(&mut self) {
-        let (all, flush_all) = (!self.omits(Guard::AckOfAll), !self.omits(Guard::FlushAll));
+        let (all, flush_all, open) = (!self.omits(Guard::AckOfAll), !self.omits(Guard::FlushAll), self.may_answer());
         let Role::Leading(primary) = &mut self.role else { return };
-        if self.frozen || self.failed || primary.fenced_by.is_some() || primary.turning.is_some() {
+        if !primary.look && primary.heard_of.is_empty() && primary.reads_done.is_empty() {
             return;
         }
+        if !open {
+            // The thaw looks at all.
+            primary.heard_of.clear();
+            return;
+        }
+        for (id, result) in std::mem::take(&mut primary.reads_done) {
+            primary.reads.remove(&id);
+            self.out.push(Effect::Answer { id, result });
+        }
+        if primary.turning.is_some() {
+            primary.heard_of.clear();
+            return;
+        }
+        let looks_at_all = std::mem::take(&mut primary.look);
+        let heard_of = std::mem::take(&mut primary.heard_of);
         let quorum = if all { primary.quorum() } else { Some(0) };
         let Some(quorum) = quorum else { return };
-        let done = |op: &Op| op.written.is_some() && (op.awaiting | op.missed) & quorum == 0;
-        let ready: Vec<u64> = primary.open.iter().filter(|number| done(&primary.ops[number])).copied().collect();
-        for number in ready {
+        let candidates: Vec<u64> = if looks_at_all { primary.open.iter().copied().collect() } else { heard_of };
+        for number in candidates {
+            let Some(op) = primary.ops.get_mut(&number) else { continue };
+            if op.written.is_none() || (op.awaiting | op.missed) & quorum != 0 {
+                continue;
+            }
+            let Some(id) = op.request.take() else { continue };
             primary.open.remove(&number);
-            let op = primary.ops.get_mut(&number).expect("an open write is kept");
-            let id = op.request.take().expect("an open write has a request");
+            primary.open_ranges.remove(number, op.span);
+            primary.retire |= op.is_over(primary.flush_ended);
+            std::mem::take(&mut op.readers).into_iter().for_each(|io| self.works.free(io));
             self.out.push(Effect::Answer { id, result: Ok(Bytes::new()) });
         }
         let (peers, ended) = (&primary.peers, primary.flush_ended);
@@ -403,41 +483,32 @@ impl Replica {
         };
         let members = (0..PEERS_MAX).filter(|slot| flush_all && quorum & bit(*slot) != 0);
         let done = |flush: &Flush| flush.local <= ended && members.clone().all(|slot| durable(flush, slot));
-        let ready: Vec<RequestId> = primary.flushes.iter().filter(|flush| done(flush)).map(|flush| flush.id).collect();
-        primary.flushes.retain(|flush| !ready.contains(&flush.id));
-        self.out.extend(ready.into_iter().map(|id| Effect::Answer { id, result: Ok(Bytes::new()) }));
+        for flush in primary.flushes.extract_if(.., |flush| done(flush)) {
+            self.out.push(Effect::Answer { id: flush.id, result: Ok(Bytes::new()) });
+        }
     }
 
-    /// Forgets what is answered and durable everywhere, or marked; its extents may leave the log.
+    /// Forgets what is answered and durable everywhere, or marked; its extents may leave the log. Then whoever may let go of
+    /// more than it knows hears it.
     fn retire(&mut self) {
         let Role::Leading(primary) = &mut self.role else { return };
+        if !std::mem::take(&mut primary.retire) {
+            return;
+        }
         let ended = primary.flush_ended;
-        let over = |_: &u64, op: &mut Op| {
-            op.request.is_none() && op.held == 0 && op.written.is_some_and(|begun| ended > begun)
-        };
-        for (_, op) in primary.ops.extract_if(.., over) {
+        for (_, op) in primary.ops.extract_if(.., |_, op| op.is_over(ended)) {
             primary.retained -= op.span.len;
+            for (slot, peer) in &mut primary.peers {
+                if let Some(dialogue) = &mut peer.dialogue
+                    && !dialogue.kept.remove(&op.places[*slot])
+                {
+                    dialogue.elders = dialogue.elders.saturating_sub(1);
+                }
+            }
             let extents: Vec<u32> = self.store.geometry().touched(op.span).map(|(extent, _)| extent).collect();
             self.store.release(&extents);
         }
-    }
-
-    /// Reads that see no unanswered write any more. A value that a later failover would take back is never shown.
-    fn unpark(&mut self) {
-        let strict = !self.omits(Guard::ReadAfterWrites);
-        let Role::Leading(primary) = &mut self.role else { return };
-        if self.failed || primary.fenced_by.is_some() {
-            return;
-        }
-        for (id, span) in std::mem::take(&mut primary.parked) {
-            let seen = |number: &u64| primary.ops[number].span.overlaps(span);
-            if strict && primary.open.iter().any(seen) {
-                primary.parked.push_back((id, span));
-            } else {
-                primary.reads.insert(id);
-                self.works.add(Owner::Read(id), Job::Read(span), &self.store, strict);
-            }
-        }
+        self.tell_settled();
     }
 
     /// The epoch is over: every request ends in error, and what is not durable everywhere is marked for everybody.
@@ -453,9 +524,7 @@ impl Replica {
                 self.store.release(&extents);
             }
         }
-        let waiting =
-            primary.parked.into_iter().map(|(id, _)| id).chain(primary.flushes.into_iter().map(|flush| flush.id));
-        self.out.extend(waiting.chain(primary.reads).map(refused));
+        self.out.extend(primary.flushes.into_iter().map(|flush| flush.id).chain(primary.reads).map(refused));
         let links = primary.peers.into_values().filter_map(|peer| peer.dialogue).map(|dialogue| dialogue.link);
         for link in links.chain(primary.greetings.into_keys()) {
             self.out.push(Effect::HangUp { link, why: Bye::Closing });

@@ -53,6 +53,9 @@ impl Replica {
     /// Keeps each peer that is behind supplied with chunks, and ends the resync when nothing is marked.
     pub(super) fn pump(&mut self) {
         let Role::Leading(primary) = &self.role else { return };
+        if !primary.has_flushed() {
+            return;
+        }
         let behind = primary
             .peers
             .iter()
@@ -95,7 +98,7 @@ impl Replica {
         let span = self.store.geometry().chunk(extent, bit);
         let job = if compare { Job::Digest(span) } else { Job::Read(span) };
         let ordered = !self.omits(Guard::OrderMeeting);
-        self.works.add(Owner::Chunk { slot, session, extent, bit, compare }, job, &self.store, ordered);
+        self.works.add(Owner::Chunk { slot, session, extent, bit, compare }, job, &self.store, ordered, 0);
         true
     }
 

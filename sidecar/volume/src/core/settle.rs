@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 impl Replica {
     /// The local disk has answered.
     pub(super) fn done(&mut self, io: Io, answer: Answer) {
-        let Some((owner, _)) = self.works.done(io) else { return };
+        let Some((owner, changes)) = self.works.done(io) else { return };
         let failed = answer == Answer::Failed;
         match owner {
             Owner::Read(id) => {
@@ -18,14 +18,16 @@ impl Replica {
                 self.primary_read(id, result);
             }
             // Never masked: whoever has failed to write holds what nobody knows.
-            _ if failed => self.fail(),
+            _ if failed && changes => self.fail(),
             Owner::Orphan => {}
             Owner::Write(number) => self.primary_wrote(number),
             Owner::Flush(number) => self.primary_flushed(number),
             Owner::Chunk { slot, session, extent, bit, .. } => self.chunk_read(slot, session, (extent, bit), answer),
             Owner::Stream(at) => match answer {
-                Answer::Digest(digest) => self.stream_digest(at, digest),
-                Answer::Done | Answer::Data(_) | Answer::Failed => self.stream_done(at),
+                Answer::Digest(digest) => self.stream_digest(at, Some(digest)),
+                // What can not be read differs: it is written anew.
+                Answer::Failed => self.stream_digest(at, None),
+                Answer::Done | Answer::Data(_) => self.stream_done(at),
             },
             Owner::StreamFlush(up_to) => self.stream_flushed(up_to),
         }
@@ -34,7 +36,8 @@ impl Replica {
     pub(super) fn settle(&mut self, now: Moment) {
         loop {
             let before = self.out.len();
-            while let Some((io, owner, job)) = self.works.start(&mut self.store, now) {
+            let hasty = self.omits(Guard::HotFirst);
+            while let Some((io, owner, job)) = self.works.start(&mut self.store, now, hasty) {
                 match owner {
                     Owner::Write(number) => self.primary_starts(number, now),
                     Owner::Stream(at) => self.standby_starts(at, &job),
@@ -48,13 +51,11 @@ impl Replica {
                 Role::Leading(_) => self.settle_primary(now),
             }
             if let Some(batch) = self.store.next_batch(self.works.heating(), self.works.is_empty()) {
-                if self.omits(Guard::HotFirst) && matches!(self.role, Role::Leading(_)) {
-                    self.store.persisted(batch.number);
-                }
+                self.persisting = Some(now);
                 self.out.push(Effect::Persist(batch));
             }
             // What was taken in this turn starts in this one, not at the next tick.
-            if self.out.len() == before && !self.works.can_start(&self.store) {
+            if self.out.len() == before && !self.works.has_fresh() {
                 return;
             }
         }

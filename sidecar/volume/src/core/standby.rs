@@ -48,6 +48,12 @@ pub(super) struct Standing {
     unsettled: VecDeque<(Sequence, Span, Vec<u32>)>,
     /// Other replicas that get the same stream.
     companions: Vec<Slot>,
+    /// Once all of the stream up to there is durable everywhere, these have what this replica has: their marks can go.
+    equal: Option<(Sequence, Vec<Slot>)>,
+    /// It was told in this session that it has everything.
+    in_sync: bool,
+    /// Something was left out of the stream: nothing may change behind it before RESYNC.
+    gap: bool,
     /// What the primary found at ranges that are being read here.
     digests: BTreeMap<Sequence, Digest>,
 }
@@ -72,7 +78,6 @@ enum Hold {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
-    Nothing,
     Written,
     InSync,
 }
@@ -183,6 +188,9 @@ impl Replica {
             durable: Sequence(0),
             unsettled: VecDeque::new(),
             companions: Vec::new(),
+            equal: None,
+            in_sync: false,
+            gap: false,
             digests: BTreeMap::new(),
         };
         self.out.push(Effect::Send { link, frame: standing.frame(Sequence(0), caps) });
@@ -222,6 +230,7 @@ impl Replica {
     /// ended is marked for everybody instead: the log of a standby never waits for anybody else.
     fn relieve(&mut self) {
         let Some(standing) = self.standing() else { return };
+        standing.equal = None;
         let open = &standing.open;
         let (kept, relieved): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut standing.unsettled).into_iter().partition(|(at, _, _)| open.contains(at));
@@ -280,6 +289,18 @@ impl Replica {
             standing.taken = frame.sequence;
         }
         let at = frame.sequence;
+        let continues = matches!(
+            frame.message,
+            Message::Write { .. }
+                | Message::Zero { .. }
+                | Message::Trim { .. }
+                | Message::Copy { .. }
+                | Message::CaughtUp
+        );
+        if standing.gap && continues {
+            self.refuse(Bye::Confused);
+            return false;
+        }
         match frame.message {
             Message::Write { volume, at: offset, data, fua } => {
                 self.apply(at, Job::Write { volume, at: offset, data, fua })
@@ -297,15 +318,9 @@ impl Replica {
                     standing.open.insert(at);
                     standing.digests.insert(at, digest);
                 }
-                self.works.add(Owner::Stream(at), Job::Digest(span), &self.store, true);
+                self.works.add(Owner::Stream(at), Job::Digest(span), &self.store, true, 0);
             }
-            Message::OutOfSync { span } => {
-                let Some(primary) = self.standing().and_then(|standing| standing.primary) else { return true };
-                if self.store.geometry().holds(span) {
-                    self.store.mark(primary, span);
-                }
-                self.ended(at);
-            }
+            Message::OutOfSync { span } => self.left_out(at, span),
             Message::Flush => {
                 self.ended(at);
                 if let Some(standing) = self.standing() {
@@ -314,16 +329,7 @@ impl Replica {
             }
             Message::Barrier => self.hold(Hold::Flushing { at, caught_up: false }),
             Message::CaughtUp => self.hold(Hold::Flushing { at, caught_up: true }),
-            Message::Resync => {
-                if let Role::Standby(standby) = &mut self.role {
-                    standby.caught_up = None;
-                }
-                if !self.omits(Guard::MarkInconsistent) {
-                    let version = self.store.change(|superblock| superblock.state = DataState::Inconsistent);
-                    self.hold(Hold::Saving { at, version, then: Then::Nothing });
-                }
-                self.ended(at);
-            }
+            Message::Resync => self.resync(at),
             Message::State { generation, companions } => self.state(at, generation, &companions),
             Message::Ping { settled } => self.settled(settled),
             _ => self.refuse(Bye::Confused),
@@ -331,10 +337,45 @@ impl Replica {
         true
     }
 
+    /// What follows waits; and what is at this place has not ended.
     fn hold(&mut self, hold: Hold) {
+        let (Hold::Saving { at, .. } | Hold::Flushing { at, .. }) = hold;
         if let Some(standing) = self.standing() {
+            standing.open.insert(at);
             standing.hold = Some(hold);
         }
+    }
+
+    /// This range has changed and is not sent: the image stays what it was, and is not the primary's any more.
+    fn left_out(&mut self, at: Sequence, span: Span) {
+        if !self.store.geometry().holds(span) {
+            self.nack(at);
+            return;
+        }
+        for slot in self.store.slots() {
+            self.store.mark(slot, span);
+        }
+        if let Role::Standby(standby) = &mut self.role {
+            standby.caught_up = None;
+            if let Some(standing) = &mut standby.session {
+                (standing.gap, standing.in_sync, standing.equal) = (true, false, None);
+            }
+        }
+        self.ended(at);
+    }
+
+    /// What follows makes the image neither old nor new.
+    fn resync(&mut self, at: Sequence) {
+        if let Role::Standby(standby) = &mut self.role {
+            standby.caught_up = None;
+            standby.session.iter_mut().for_each(|standing| (standing.gap, standing.in_sync) = (false, false));
+        }
+        if self.omits(Guard::MarkInconsistent) {
+            self.ended(at);
+            return;
+        }
+        let version = self.store.change(|superblock| superblock.state = DataState::Inconsistent);
+        self.hold(Hold::Saving { at, version, then: Then::Written });
     }
 
     fn nack(&mut self, at: Sequence) -> bool {
@@ -354,7 +395,7 @@ impl Replica {
             return;
         }
         let ordered = !self.omits(Guard::OrderMeeting);
-        self.works.add(Owner::Stream(at), job, &self.store, ordered);
+        self.works.add(Owner::Stream(at), job, &self.store, ordered, 0);
         if let Some(standing) = self.standing() {
             standing.open.insert(at);
         }
@@ -386,6 +427,10 @@ impl Replica {
             let (_, _, extents) = standing.unsettled.pop_front().expect("there is one");
             self.store.release(&extents);
         }
+        let equal = |standing: &mut Standing| standing.equal.take_if(|(at, _)| *at <= up_to);
+        if let Some((_, slots)) = self.standing().and_then(equal) {
+            slots.into_iter().for_each(|slot| self.store.clear_all(slot));
+        }
         if let Some(standing) = self.standing() {
             let (link, frame) = (standing.link, standing.frame(Sequence(0), Message::Pong));
             self.out.push(Effect::Send { link, frame });
@@ -393,11 +438,21 @@ impl Replica {
     }
 
     fn state(&mut self, at: Sequence, generation: Generation, companions: &[Incarnation]) {
-        let slots: Vec<Slot> =
-            companions.iter().filter_map(|companion| self.store.slot(companion, |_| false)).collect();
+        let mut slots: Vec<Slot> = Vec::new();
+        for companion in companions {
+            let primary = self.standing().and_then(|standing| standing.primary);
+            let used = |slot| primary == Some(slot) || slots.contains(&slot);
+            let slot = self.store.slot(companion, used);
+            slots.extend(slot);
+        }
         let Some(standing) = self.standing() else { return };
         let gone: Vec<Slot> = standing.companions.iter().filter(|slot| !slots.contains(slot)).copied().collect();
         let spans: Vec<Span> = standing.unsettled.iter().map(|(_, span, _)| *span).collect();
+        if standing.in_sync {
+            standing.equal = Some((at, slots.clone()));
+        } else if let Some((_, equal)) = &mut standing.equal {
+            equal.retain(|slot| slots.contains(slot));
+        }
         standing.companions = slots;
         for slot in gone {
             spans.iter().for_each(|span| self.store.mark(slot, *span));
@@ -419,7 +474,6 @@ impl Replica {
                 }
                 standing.hold = None;
                 match then {
-                    Then::Nothing => {}
                     Then::Written => self.ended(at),
                     Then::InSync => self.in_sync(at),
                 }
@@ -446,16 +500,16 @@ impl Replica {
     fn whole(&mut self, at: Sequence) {
         let Some(standing) = self.standing() else { return };
         let history = std::mem::take(&mut standing.history);
-        let equal: Vec<Slot> = standing.primary.into_iter().chain(standing.companions.iter().copied()).collect();
+        // The companions may still lack what came before this session, and was copied here.
+        standing.equal = Some((at, standing.companions.clone()));
+        let primary = standing.primary;
         let version = self.store.change(|superblock| {
             superblock.state = DataState::Whole;
             let latest = superblock.generations.last().copied();
             superblock.generations.clear();
             history.into_iter().chain(latest).for_each(|generation| superblock.begin(generation));
         });
-        for slot in equal {
-            self.store.clear_all(slot);
-        }
+        primary.into_iter().for_each(|slot| self.store.clear_all(slot));
         if let Some(standing) = self.standing() {
             standing.hold = Some(Hold::Saving { at, version, then: Then::InSync });
         }
@@ -465,10 +519,12 @@ impl Replica {
     /// Whole, durably: say so to the primary, and to the node.
     fn in_sync(&mut self, at: Sequence) {
         let Role::Standby(standby) = &mut self.role else { return };
-        let Some(standing) = &standby.session else { return };
+        let Some(standing) = &mut standby.session else { return };
+        standing.in_sync = true;
         standby.caught_up = Some(standing.epoch);
         let (link, frame) = (standing.link, standing.frame(at, Message::InSync));
         self.out.push(Effect::Send { link, frame });
+        self.ended(at);
     }
 
     /// The frame at this place is done.
@@ -483,10 +539,11 @@ impl Replica {
         self.ended(at);
     }
 
-    pub(super) fn stream_digest(&mut self, at: Sequence, found: Digest) {
+    /// A range was read; `None`: it can not be.
+    pub(super) fn stream_digest(&mut self, at: Sequence, found: Option<Digest>) {
         let Some(standing) = self.standing() else { return };
         let Some(expected) = standing.digests.remove(&at) else { return };
-        let message = if expected == found { Message::Same } else { Message::Differs };
+        let message = if found == Some(expected) { Message::Same } else { Message::Differs };
         let (link, frame) = (standing.link, standing.frame(at, message));
         self.out.push(Effect::Send { link, frame });
         self.ended(at);
@@ -499,7 +556,7 @@ impl Replica {
             return;
         }
         standing.flush_running = true;
-        self.works.add(Owner::StreamFlush(up_to), Job::Flush, &self.store, false);
+        self.works.add(Owner::StreamFlush(up_to), Job::Flush, &self.store, false, 0);
     }
 
     pub(super) fn stream_flushed(&mut self, up_to: Sequence) {

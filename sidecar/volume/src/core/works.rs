@@ -7,21 +7,15 @@
 //! behind what is running, and who needs to know that nothing is on its way to the disk asks [`Works::is_idle`].
 
 use super::Job;
+use super::ranges::Ranges;
 use crate::ids::Span;
 use crate::metadata::Store;
-use lease::time::Moment;
-use std::collections::BTreeMap;
+use lease::time::{Millis, Moment};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names one work; rises with each, so that the order of numbers is the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Io(pub u64);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Waiting,
-    Heating,
-    Running(Moment),
-}
 
 #[derive(Debug)]
 struct Work<O> {
@@ -30,86 +24,135 @@ struct Work<O> {
     span: Option<Span>,
     changes: bool,
     extents: Vec<u32>,
-    phase: Phase,
-    /// Earlier works that meet this one and have not ended.
+    /// Once it runs.
+    since: Option<Moment>,
+    /// Earlier works that meet this one and have not ended, and what else it waits for.
     behind: usize,
+    /// Later works that wait for this one.
+    before: Vec<Io>,
 }
 
 #[derive(Debug)]
 pub(super) struct Works<O> {
     next: u64,
     works: BTreeMap<Io, Work<O>>,
+    ranges: Ranges<Io>,
     running: usize,
+    /// Behind nothing, and not looked at since; looked at, and not hot.
+    fresh: BTreeSet<Io>,
+    heating: BTreeSet<Io>,
+    /// How hot the log was then.
+    heat: u64,
 }
 
 impl<O: Copy> Works<O> {
     pub(super) fn new() -> Self {
-        Self { next: 0, works: BTreeMap::new(), running: 0 }
+        Self {
+            next: 0,
+            works: BTreeMap::new(),
+            ranges: Ranges::new(),
+            running: 0,
+            fresh: BTreeSet::new(),
+            heating: BTreeSet::new(),
+            heat: 0,
+        }
     }
 
-    /// Takes a work in. Extents are claimed when it starts and stay claimed: whoever owns it releases them.
-    pub(super) fn add(&mut self, owner: O, job: Job, store: &Store, ordered: bool) -> Io {
+    /// Takes a work in. Extents are claimed when it starts and stay claimed: whoever owns it releases them. `held`: how often
+    /// [`Self::free`] must be said before it may start.
+    pub(super) fn add(&mut self, owner: O, job: Job, store: &Store, ordered: bool, held: usize) -> Io {
         let (span, changes) = (job.span(), job.changes());
-        let meets = |other: &&Work<O>| {
-            let both = span.zip(other.span).is_some_and(|(mine, other)| mine.overlaps(other));
-            ordered && both && (changes || other.changes)
-        };
-        let behind = self.works.values().filter(meets).count();
+        self.next += 1;
+        let io = Io(self.next);
+        let mut behind = held;
+        if let Some(span) = span.filter(|_| ordered) {
+            for earlier in self.ranges.meeting(span) {
+                let earlier = self.works.get_mut(&earlier).expect("a range belongs to a work");
+                if changes || earlier.changes {
+                    earlier.before.push(io);
+                    behind += 1;
+                }
+            }
+        }
+        if let Some(span) = span {
+            self.ranges.insert(io, span);
+        }
         let extents = match span {
             Some(span) if changes => store.geometry().touched(span).map(|(extent, _)| extent).collect(),
             _ => Vec::new(),
         };
-        self.next += 1;
-        let io = Io(self.next);
-        let phase = if behind == 0 { Phase::Heating } else { Phase::Waiting };
-        self.works.insert(io, Work { owner, job, span, changes, extents, phase, behind });
+        if behind == 0 {
+            self.fresh.insert(io);
+        }
+        self.works.insert(io, Work { owner, job, span, changes, extents, since: None, behind, before: Vec::new() });
         io
     }
 
-    /// The next work that may start, now running: what to submit. Its extents are claimed.
-    pub(super) fn start(&mut self, store: &mut Store, now: Moment) -> Option<(Io, O, Job)> {
-        let ready =
-            |work: &Work<O>| work.phase == Phase::Heating && work.extents.iter().all(|extent| store.is_hot(*extent));
-        let (io, work) = self.works.iter_mut().find(|(_, work)| ready(work))?;
-        store.claim(&work.extents);
-        work.phase = Phase::Running(now);
-        self.running += 1;
-        Some((*io, work.owner, work.job.clone()))
+    /// One thing less that this work waits for.
+    pub(super) fn free(&mut self, io: Io) {
+        if let Some(work) = self.works.get_mut(&io) {
+            work.behind -= 1;
+            if work.behind == 0 {
+                self.fresh.insert(io);
+            }
+        }
     }
 
-    /// Whether [`Self::start`] would find one.
-    pub(super) fn can_start(&self, store: &Store) -> bool {
-        let ready =
-            |work: &Work<O>| work.phase == Phase::Heating && work.extents.iter().all(|extent| store.is_hot(*extent));
-        self.works.values().any(ready)
+    /// The next work that may start, now running: what to submit. Its extents are claimed. `hasty`: on their way into the log
+    /// is enough.
+    pub(super) fn start(&mut self, store: &mut Store, now: Moment, hasty: bool) -> Option<(Io, O, Job)> {
+        if self.heat != store.heat() || hasty {
+            self.heat = store.heat();
+            self.fresh.append(&mut self.heating);
+        }
+        let full = store.is_full();
+        while let Some(io) = self.fresh.pop_first() {
+            let work = self.works.get_mut(&io).expect("it is fresh");
+            let hot = |extent: &u32| store.is_hot(*extent) || hasty && store.is_arriving(*extent);
+            // While the log is full nobody who came later keeps claiming what the first in the row waits for.
+            let overtakes = full && !work.extents.is_empty() && self.heating.first().is_some_and(|first| *first < io);
+            if overtakes || !work.extents.iter().all(hot) {
+                self.heating.insert(io);
+                continue;
+            }
+            store.claim(&work.extents);
+            work.since = Some(now);
+            self.running += 1;
+            return Some((io, work.owner, work.job.clone()));
+        }
+        None
+    }
+
+    /// Whether somebody has not been looked at by [`Self::start`].
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
     }
 
     /// For whose extents the log is asked, in order.
     pub(super) fn heating(&self) -> impl Iterator<Item = &[u32]> {
-        let heating = self.works.values().filter(|work| work.phase == Phase::Heating && !work.extents.is_empty());
-        heating.map(|work| work.extents.as_slice())
+        self.heating.iter().map(|io| self.works[io].extents.as_slice())
     }
 
-    /// A work has ended on the disk. Returns whose it was, and its extents.
-    pub(super) fn done(&mut self, io: Io) -> Option<(O, Vec<u32>)> {
+    /// A work has ended on the disk. Returns whose it was, and whether it changed data or flushed it.
+    pub(super) fn done(&mut self, io: Io) -> Option<(O, bool)> {
         let work = self.works.remove(&io)?;
         self.running -= 1;
-        let behind = |later: &Work<O>| {
-            let both = work.span.zip(later.span).is_some_and(|(mine, later)| mine.overlaps(later));
-            both && (work.changes || later.changes) && later.behind > 0
-        };
-        for (_, later) in self.works.range_mut(io..).filter(|(_, later)| behind(later)) {
-            later.behind -= 1;
-            if later.behind == 0 {
-                later.phase = Phase::Heating;
-            }
+        if let Some(span) = work.span {
+            self.ranges.remove(io, span);
         }
-        Some((work.owner, work.extents))
+        work.before.into_iter().for_each(|later| self.free(later));
+        Some((work.owner, work.changes || work.span.is_none()))
     }
 
     /// Drops what has not started; what runs now belongs to `orphan`.
     pub(super) fn abandon(&mut self, orphan: O) {
-        self.works.retain(|_, work| matches!(work.phase, Phase::Running(_)));
+        for (io, work) in self.works.extract_if(.., |_, work| work.since.is_none()) {
+            if let Some(span) = work.span {
+                self.ranges.remove(io, span);
+            }
+        }
+        self.fresh.clear();
+        self.heating.clear();
         self.works.values_mut().for_each(|work| work.owner = orphan);
     }
 
@@ -122,11 +165,9 @@ impl<O: Copy> Works<O> {
         self.works.is_empty()
     }
 
-    /// Since when the oldest work has been running.
-    pub(super) fn oldest(&self) -> Option<Moment> {
-        self.works.values().find_map(|work| match work.phase {
-            Phase::Running(since) => Some(since),
-            _ => None,
-        })
+    /// For how long the slowest work has been running.
+    pub(super) fn slowest(&self, now: Moment) -> Millis {
+        let running = self.works.values().filter_map(|work| work.since);
+        running.map(|since| now.longest_since(since)).max().unwrap_or(Millis::ZERO)
     }
 }

@@ -63,6 +63,8 @@ pub(super) struct ActivityLog {
     number: u64,
     /// The last plan found no slot for who waits: all are claimed.
     full: bool,
+    /// Rises whenever something got hot.
+    heat: u64,
 }
 
 impl ActivityLog {
@@ -74,6 +76,7 @@ impl ActivityLog {
             cursor: 0,
             number: 0,
             full: false,
+            heat: 0,
         }
     }
 
@@ -87,8 +90,16 @@ impl ActivityLog {
         self.index.get(&extent).is_some_and(|at| self.places[*at].heat == Heat::Hot)
     }
 
+    pub(super) fn is_arriving(&self, extent: u32) -> bool {
+        self.index.contains_key(&extent)
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.full
+    }
+
+    pub(super) fn heat(&self) -> u64 {
+        self.heat
     }
 
     pub(super) fn hot(&self) -> impl Iterator<Item = u32> {
@@ -148,6 +159,7 @@ impl ActivityLog {
         for place in self.places.iter_mut().filter(|place| place.heat == Heat::Arriving) {
             place.heat = Heat::Hot;
         }
+        self.heat += 1;
     }
 
     /// A slot to use again: the hand goes round and takes what was not used since its last passing.

@@ -128,6 +128,9 @@ impl Geometry {
 
     // --- the pages of the metadata -------------------------------------------------------------------------------
 
+    /// Pages between the superblocks and the ring: several, so that a batch of them is flushed and not only written through.
+    pub(super) const FREE: std::ops::Range<u64> = 2..RING_AT;
+
     pub(super) fn ring_page(number: u64) -> u64 {
         RING_AT + number % RING
     }

@@ -6,7 +6,7 @@
 //! ```text
 //!  page 0      superblock A     lineage, incarnation, sizes, promised epoch, whole or not, generations, peers
 //!  page 1      superblock B     the same: a change is durable once both copies are
-//!  page 2..4   free
+//!  page 2..4   free: written before the first flush, that makes durable what a killed process left in a cache
 //!  page 4..68  activity log     a ring of transactions; names the extents (64 chunks) that may be being written
 //!  page 68..   bitmaps          one per peer: a bit for each chunk that may differ from that peer's
 //! ```

@@ -33,6 +33,8 @@ enum Content {
     Transaction,
     Pages,
     Ring,
+    /// Nothing: pages that nobody reads, for the flush behind them.
+    Flush,
 }
 
 /// What was found when the area was read.
@@ -62,6 +64,9 @@ pub struct Store {
     /// Of the two copies on the disk; 0: it can not be read.
     copies: [u64; 2],
     log: ActivityLog,
+    /// All that was read is durable. What a process wrote that was killed may still be in a cache: it reads well, and the next
+    /// loss of power takes it.
+    sure: bool,
     /// The ring is not whole: all bitmaps first, then a new ring, before anything gets hot.
     ring_lost: bool,
     bitmaps: [Option<Bitmap>; PEERS_MAX],
@@ -96,6 +101,7 @@ impl Store {
             version,
             copies: [version; 2],
             log,
+            sure: true,
             ring_lost: false,
             bitmaps: [const { None }; PEERS_MAX],
             batches: 0,
@@ -129,6 +135,7 @@ impl Store {
         recovery.log_lost = log.is_none();
         let mut store = Self::with(superblock, version, log.unwrap_or_else(|| ActivityLog::blank(geometry.slots())));
         store.ring_lost = recovery.log_lost;
+        store.sure = false;
         store.copies = versions;
         let hot: Vec<u32> = store.log.hot().collect();
         recovery.hot = u32::try_from(hot.len()).expect("few slots");
@@ -177,7 +184,7 @@ impl Store {
     /// The version of the superblock that both copies have reached, durably.
     #[must_use]
     pub fn saved(&self) -> u64 {
-        self.copies[0].min(self.copies[1])
+        if self.sure { self.copies[0].min(self.copies[1]) } else { 0 }
     }
 
     // --- peers and their bitmaps ---------------------------------------------------------------------------------
@@ -269,6 +276,16 @@ impl Store {
         self.log.is_hot(extent)
     }
 
+    /// Whether the extent is hot, or on its way to be.
+    pub(crate) fn is_arriving(&self, extent: u32) -> bool {
+        self.log.is_arriving(extent)
+    }
+
+    /// Changes whenever something got hot.
+    pub(crate) fn heat(&self) -> u64 {
+        self.log.heat()
+    }
+
     /// Somebody waits for a slot, and all are claimed: it is time to make durable what claims them.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -304,6 +321,10 @@ impl Store {
         waiting: impl Iterator<Item = &'a [u32]>,
         idle: bool,
     ) -> Option<(Content, Vec<(u64, Bytes)>)> {
+        if !self.sure {
+            let blank = Bytes::from(vec![0; PAGE]);
+            return Some((Content::Flush, Geometry::FREE.map(|page| (page, blank.clone())).collect()));
+        }
         // Always the older copy: the newer stays whole meanwhile, so what was read or written once is never lost again.
         if self.saved() < self.version {
             let copy = usize::from(self.copies[1] < self.copies[0]);
@@ -358,6 +379,7 @@ impl Store {
     pub fn persisted(&mut self, number: u64) {
         let Some((_, content)) = self.in_flight.take_if(|(batch, _)| *batch == number) else { return };
         match content {
+            Content::Flush => self.sure = true,
             Content::Superblock { copy, version } => self.copies[copy] = version,
             Content::Transaction => self.log.arrived(),
             Content::Pages => self.bitmaps.iter_mut().flatten().for_each(Bitmap::saved),

@@ -53,9 +53,11 @@ pub struct Superblock {
 }
 
 impl Superblock {
-    /// Goes on under a new generation; the oldest are forgotten.
+    /// Goes on under a new generation. Of each epoch the last turn is kept: a link that comes and goes begins many, and whoever
+    /// knows one has what was completed in those before. The oldest epochs are forgotten.
     pub fn begin(&mut self, generation: Generation) {
         if self.generations.last() < Some(&generation) {
+            self.generations.pop_if(|last| last.epoch == generation.epoch);
             self.generations.push(generation);
             let surplus = self.generations.len().saturating_sub(GENERATIONS_MAX);
             self.generations.drain(..surplus);

@@ -73,14 +73,15 @@ fn a_superblock_is_read_as_it_was_written_and_its_bytes_are_pinned() {
 fn history_is_bounded_and_only_grows_forward() {
     let (mut store, _) = format(3);
     store.change(|superblock| {
-        for turn in 0..100 {
-            superblock.begin(Generation { epoch: Epoch(1), turn });
+        for epoch in 1..=100 {
+            (0..100).for_each(|turn| superblock.begin(Generation { epoch: Epoch(epoch), turn }));
         }
-        superblock.begin(Generation { epoch: Epoch(1), turn: 5 });
+        superblock.begin(Generation { epoch: Epoch(100), turn: 5 });
     });
     let generations = &store.superblock().generations;
     assert_eq!(generations.len(), crate::ids::GENERATIONS_MAX);
-    assert_eq!(generations.last(), Some(&Generation { epoch: Epoch(1), turn: 99 }));
+    assert!(generations.iter().all(|generation| generation.turn == 99), "one for each epoch");
+    assert_eq!(generations.last(), Some(&Generation { epoch: Epoch(100), turn: 99 }));
 }
 
 #[test]
