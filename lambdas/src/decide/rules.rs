@@ -339,15 +339,14 @@ fn nominate(
     Decision { rule, reason, action: Action::Nominate(nominee), notes }
 }
 
-/// AWS's word that the very boot which took this epoch no longer runs. `terminated` is for ever; `stopped` counts only
-/// for the launch that the row names: an instance that was started again is described as stopped for a while.
+/// AWS's word that the very boot which took this epoch no longer runs. `terminated` is for ever; `stopped` counts for the
+/// launch that the row names, or a later one, which began after that had ended. Not for an earlier one: an instance that was
+/// started again is described as stopped for a while.
 pub(super) fn proof_of_death(seen: &Observation, holder: &Holder) -> Option<ProofOfDeath> {
     let described = described(seen, holder)?;
     let state = match described.state.as_str() {
         "terminated" => DeadState::Terminated,
-        "stopped" if described.launched.is_some() && described.launched == launch::seconds(&holder.launched) => {
-            DeadState::Stopped
-        }
+        "stopped" if described.launched? >= launch::seconds(&holder.launched)? => DeadState::Stopped,
         _ => return None,
     };
     Some(ProofOfDeath { instance: holder.instance.clone(), state })

@@ -215,10 +215,14 @@ mod r200_proof_of_death {
         is_nothing(&decide(&seen), Rule::R120);
     }
 
+    /// Else a holder that came back under a new name, for its disk was lost, could never be proven dead, and nobody could
+    /// force a failover: each stop would be of a later launch than the row's.
     #[test]
-    fn stopped_of_a_later_launch_says_nothing_either_and_will_not() {
+    fn stopped_of_a_later_launch_is_proof_and_running_is_not() {
         let mut seen = gone();
         describe(&mut seen, "a", "stopped", LAUNCHED_S + 60);
+        assert_eq!(nominated(&decide(&seen)).proof.as_ref().map(|proof| proof.state), Some(DeadState::Stopped));
+        describe(&mut seen, "a", "running", LAUNCHED_S + 60);
         is_nothing(&decide(&seen), Rule::R120);
     }
 
