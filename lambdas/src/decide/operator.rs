@@ -168,9 +168,11 @@ fn forced_target<'a, 'b>(
     let usable = |candidate: &&Candidate<'_>| {
         to.is_none_or(|to| candidate.node() == to) && !seen.gave_up_on.contains(candidate.node())
     };
-    // Without a name: one that loses nothing first, then the order of all choices.
+    // Without a name: one that can be opened, that loses nothing first, then the order of all choices.
     let mut fit: Vec<_> = all.iter().filter(usable).collect();
-    fit.sort_by_key(|candidate| (candidate.life == Life::Dead, !candidate.in_sync, candidate.order()));
+    fit.sort_by_key(|candidate| {
+        (candidate.life == Life::Dead, !candidate.whole(), !candidate.in_sync, candidate.order())
+    });
     let Some(target) = fit.first() else {
         let who = to.map_or("no other node".to_owned(), ToString::to_string);
         let why = format!("{who} has no heartbeat that can be believed");

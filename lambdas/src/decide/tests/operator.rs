@@ -138,6 +138,21 @@ mod r410_forced {
     }
 
     #[test]
+    fn without_a_name_a_target_that_could_not_be_opened_is_passed_over() {
+        let mut seen =
+            three(Hint::Force { to: None, accept_data_loss: true, force_stop: false, reason: "asked by hand".into() });
+        seen.row_moves = Some(false);
+        describe(&mut seen, "a", "stopped", LAUNCHED_S);
+        the_row(&mut seen).in_sync = row("a", &["a"]).in_sync;
+        for name in ["b", "c"] {
+            beat(&mut seen, name).advanced = Some(true);
+        }
+        assert_eq!(nominated(&decide(&seen)).node, node("b"), "by its priority");
+        beat(&mut seen, "b").heartbeat.replica.consistent = false;
+        assert_eq!(nominated(&decide(&seen)).node, node("c"));
+    }
+
+    #[test]
     fn a_holder_that_is_alive_and_well_is_not_overthrown() {
         let mut seen = force(true, true);
         assert!(matches!(
