@@ -110,7 +110,6 @@ impl World {
         }
         let put = from[self.dice.index(from.len())].clone();
         self.trace.line(self.now, "bus", || format!("delivers again: {} {}", put.what, put.payload["detail"]));
-        self.counts.events_doubled += 1;
         let at = self.now + self.dice.between(15_000, 80_000);
         self.queue.push(at, Happening::Invoke { put });
         true

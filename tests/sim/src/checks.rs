@@ -2,7 +2,7 @@
 //! replica holds. Named as in the protocol: I1 to I8.
 
 use crate::data::number_of;
-use crate::history::Version;
+use crate::history::{Asked, Version};
 use crate::trace::Us;
 use crate::world::{NAMES, Who, World};
 use lease::authority::Standing;
@@ -32,6 +32,8 @@ pub struct God {
     activated: BTreeMap<u64, Us>,
     /// An acceptance with loss of data: the epoch, until its holder opens its volume.
     lossy: Option<u64>,
+    /// The newest epoch that a client had an answer in.
+    answered: u64,
     pub last_ack: Us,
     pub acks_by_table: [Us; crate::ec2::TABLES],
 }
@@ -142,13 +144,14 @@ impl World {
     fn epoch_taken(&mut self, before: &Row, row: &Row) {
         let Some(holder) = &row.holder else { return };
         self.god.begun.insert(row.epoch.0, self.now);
-        let same = before.holder.as_ref().is_some_and(|old| old.node == holder.node);
-        let handed = before.live_nominee().is_none_or(|nominee| nominee.node != holder.node);
         let lossy = !before.in_sync.contains(&holder.incarnation);
-        match (same, handed) {
-            (true, _) => self.counts.restarts += 1,
-            (false, true) => self.counts.hand_overs += 1,
-            (false, false) => self.counts.failovers += 1,
+        match &before.holder {
+            None if before.epoch.0 == 0 => self.counts.foundings += 1,
+            None => self.counts.after_release += 1,
+            Some(old) if old.node == holder.node => self.counts.restarts += 1,
+            // Whoever accepts is alone in its set; a hand-over leaves it as it was, with both.
+            Some(_) if row.in_sync.len() > 1 => self.counts.hand_overs += 1,
+            Some(_) => self.counts.failovers += 1,
         }
         if lossy {
             let allowed = before.live_nominee().is_some_and(|nominee| nominee.lossy && nominee.node == holder.node);
@@ -170,7 +173,7 @@ impl World {
         }
         let host = self.host_of(&holder.node);
         let replica = &self.hosts[host].replica;
-        let here = number_of(&holder.incarnation) == replica.incarnation;
+        let here = self.weather.volumes && number_of(&holder.incarnation) == replica.incarnation;
         if here && !replica.consistent {
             self.broken("I5", format!("{} took epoch {} with half an image", holder.node, row.epoch));
         }
@@ -208,6 +211,10 @@ impl World {
     pub(crate) fn check_members(&mut self) {
         // A row that is no more, or an old one, says nothing.
         let Some(row) = self.store.row.clone().filter(|_| self.store.away.is_none()) else { return };
+        // Without volumes a member has nothing that could be compared.
+        if !self.weather.volumes {
+            return;
+        }
         for member in &row.in_sync {
             let number = number_of(member);
             let Some(host) = self.hosts.iter().position(|host| host.replica.incarnation == number) else { continue };
@@ -236,24 +243,46 @@ impl World {
         }
         self.god.last_ack = self.now;
         self.gaps.acknowledgement(self.now);
+        self.trace.mark(self.now, (version.epoch << 32) + version.seq);
         self.history.acknowledged(sector, version);
         self.check_members();
     }
 
-    /// A client reads at a node that answers.
-    pub(crate) fn check_read(&mut self, host: usize, sector: usize, version: Version) {
-        self.counts.reads += 1;
+    /// A node answers a client, whatever was asked. False: it may for once do so wrongly (see `Host::tainted_until`).
+    pub(crate) fn check_answer(&mut self, host: usize) -> bool {
         if self.hosts[host].tainted_until > self.now {
-            return;
+            return false;
         }
         let tenure = self.hosts[host].node.as_ref().and_then(|node| node.holding());
         if let Some(epoch) = tenure.map(|tenure| tenure.epoch.0)
             && !self.god.activated.contains_key(&epoch)
         {
-            self.broken("I7", format!("{} serves reads in epoch {epoch}, which is not activated", NAMES[host]));
+            self.broken("I7", format!("{} answers in epoch {epoch}, which is not activated", NAMES[host]));
         }
-        if let Err(wrong) = self.history.read(sector, version) {
-            self.broken("history", format!("sector {sector} at {}: {wrong}", NAMES[host]));
+        // I6, as clients see it with or without data: no epoch answers once a newer one has.
+        let (epoch, newest) = (self.hosts[host].workload_epoch, self.god.answered);
+        if epoch < newest {
+            let what =
+                format!("{} answers in epoch {epoch} after clients were answered in epoch {newest}", NAMES[host]);
+            self.broken("I6", what);
+        }
+        self.god.answered = newest.max(epoch);
+        true
+    }
+
+    /// A client has the answer to its read.
+    pub(crate) fn check_read(&mut self, host: usize, asked: Asked, version: Version) {
+        self.counts.reads += 1;
+        self.trace.mark(self.now, (version.epoch << 32) + version.seq);
+        if let Err(wrong) = self.history.answered(asked, version) {
+            self.broken("history", format!("sector {} at {}: {wrong}", asked.sector, NAMES[host]));
+        }
+    }
+
+    /// A volume opens: an accepted loss is final from here on.
+    pub(crate) fn opened(&mut self, host: usize, epoch: u64) {
+        if self.god.lossy.take_if(|lossy| *lossy == epoch).is_some() {
+            self.history.given_up(&self.hosts[host].replica.sectors, epoch);
         }
     }
 

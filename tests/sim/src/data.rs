@@ -173,7 +173,7 @@ fn bit(incarnation: u32) -> u64 {
 
 impl World {
     /// What the replication tells the machine.
-    pub(crate) fn told(&self, host: usize) -> Told {
+    fn told(&self, host: usize) -> Told {
         let here = &self.hosts[host];
         let mirrored: BTreeSet<Incarnation> = here
             .volume
@@ -193,9 +193,12 @@ impl World {
         }
     }
 
-    fn tell_machine(&mut self, host: usize) {
-        let told = self.told(host);
-        self.step(host, Event::Replica(told));
+    /// Says it, where there are volumes to say anything of.
+    pub(crate) fn tell_machine(&mut self, host: usize) {
+        if self.weather.volumes {
+            let told = self.told(host);
+            self.step(host, Event::Replica(told));
+        }
     }
 
     // --- the disk ------------------------------------------------------------------------------------------------
@@ -302,6 +305,13 @@ impl World {
         }
         here.volume.open = true;
         here.volume.closing = false;
+        self.opened(host, epoch);
+    }
+
+    /// Nothing that was written waits for anything: not at a disk, and not for an acknowledgement.
+    pub(crate) fn is_quiet(&self, host: usize) -> bool {
+        let here = &self.hosts[host];
+        here.volume.in_flight.is_empty() && here.disk.queues.iter().all(VecDeque::is_empty)
     }
 
     /// After each step of the machine: a device belongs to one unbroken tenure.

@@ -273,6 +273,14 @@ impl World {
 
     fn describe(&mut self, ask: &Ask, error: Option<CloudError>) -> Answer {
         let state = self.ec2.described(self.now, self.weather.describe_lag, &mut self.dice);
+        let (old, now) = (state, &self.ec2.now);
+        let differs = match ask {
+            Ask::Instances => old.instances != now.instances,
+            Ask::Interfaces => old.checked != now.checked,
+            Ask::RouteTables(_) => old.routes != now.routes,
+            _ => false,
+        };
+        self.counts.old_descriptions += u64::from(differs && error.is_none());
         match ask {
             Ask::Instances => Answer::Instances(error.map_or_else(
                 || {

@@ -1,11 +1,9 @@
 //! Faults: drawn by weight from those that the seed has, injected, and undone after a while.
 
-use crate::data::Replica;
 use crate::host::Standstill;
 use crate::trace::Us;
-use crate::weather::{Kind, TTLS};
-use crate::world::{Happening, NAMES, World, config};
-use std::sync::Arc;
+use crate::weather::Kind;
+use crate::world::{Happening, NAMES, World};
 
 /// After a suspension a node has looked at its clocks by then: a tick, and what its queue holds.
 const SEES: Us = 100_000;
@@ -58,6 +56,10 @@ pub enum Undo {
     Ec2,
     Row,
     Resume,
+    /// A node is one of the cluster's again.
+    Member {
+        host: usize,
+    },
     /// The second half of failing slowly.
     Isolate {
         host: usize,
@@ -167,7 +169,7 @@ impl World {
         self.trace.mark(self.now, kind as u64);
     }
 
-    fn say(&mut self, kind: Kind, what: impl FnOnce() -> String) {
+    pub(crate) fn say(&mut self, kind: Kind, what: impl FnOnce() -> String) {
         self.trace.line(self.now, "fault", || format!("{}: {}", kind.name(), what()));
     }
 
@@ -322,11 +324,7 @@ impl World {
                 }
             }
             Kind::RowLost | Kind::RowOld => return self.take_row_away(kind, span),
-            Kind::Reconfigure => {
-                let ttl = TTLS[self.dice.index(TTLS.len())];
-                self.say(kind, || format!("ttl {ttl} ms"));
-                self.config = Arc::new(config(&self.weather, ttl));
-            }
+            Kind::Reconfigure => return self.reconfigure(span),
             Kind::Wipe | Kind::Restore => return self.replace_replica(kind, host),
             Kind::Meddle => {
                 if self.dice.below(3) == 0 {
@@ -422,7 +420,8 @@ impl World {
                 self.hosts[host].stuck = true;
                 self.undo_after(span, Undo::Workload { host });
             }
-            Kind::DiskStall => {
+            // Without volumes nothing that matters is on it.
+            Kind::DiskStall if self.weather.volumes => {
                 let span = span.min(4_000_000);
                 self.say(kind, || format!("{name}, {:.3} s", span as f64 / 1e6));
                 self.hosts[host].disk.stalled_until = self.now + span;
@@ -481,72 +480,6 @@ impl World {
             self.go_on(host);
         } else {
             self.queue.push(now, Happening::StartDaemon { host });
-        }
-    }
-
-    /// A new replica under a new name. Never the last one that has everything: losing all of them is nobody's to survive.
-    fn replace_replica(&mut self, kind: Kind, host: usize) -> bool {
-        // In a row that is not the cluster's, a new replica would find another cluster.
-        let Some(row) = self.store.row.clone().filter(|_| self.store.away.is_none()) else { return false };
-        let has_all = |world: &Self, one: usize| {
-            let replica = &world.hosts[one].replica;
-            let member = row.in_sync.contains(&crate::data::incarnation(replica.incarnation));
-            member && replica.consistent
-        };
-        let last = (0..self.hosts.len()).filter(|one| *one != host).all(|one| !has_all(self, one));
-        // Its write may still take the others out of the set that it is about to leave: a holder's, or a nominee's.
-        let holder = row.holder.as_ref().is_some_and(|holder| self.host_of(&holder.node) == host);
-        let nominee = row.nominee.as_ref().is_some_and(|nominee| self.host_of(&nominee.node) == host);
-        if last || holder || nominee {
-            return false;
-        }
-        self.say(kind, || NAMES[host].into());
-        self.kill_daemon(host, "its replica is replaced");
-        self.hosts[host].running = false;
-        self.hosts[host].address_until = 0;
-        self.incarnations += 1;
-        let number = self.incarnations;
-        let sectors = self.history.len();
-        let replica = &mut self.hosts[host].replica;
-        replica.incarnation = number;
-        replica.promised = 0;
-        replica.consistent = false;
-        if kind == Kind::Wipe {
-            replica.sectors = vec![crate::history::Version::default(); sectors];
-        } else if let Some(old) = self.hosts[host].snapshot.take() {
-            self.hosts[host].replica = Replica { incarnation: number, ..old };
-        }
-        let pause = self.dice.skewed(200_000, 5_000_000);
-        self.undo_after(pause, Undo::Daemon { host });
-        true
-    }
-
-    /// Somebody deletes the row or restores the table to an earlier state, and repairs that after a while. Only where every
-    /// node's data knows of a later epoch: what nobody can know of, nobody can refuse.
-    fn take_row_away(&mut self, kind: Kind, span: Us) -> bool {
-        let Some(row) = self.store.row.clone().filter(|_| self.store.away.is_none()) else { return false };
-        let old = if kind == Kind::RowLost { None } else { self.store.backup.clone() };
-        let old_epoch = old.as_ref().map_or(0, |old| old.epoch.0);
-        let known = |replica: &Replica| replica.promised > old_epoch;
-        if old_epoch >= row.epoch.0
-            || (kind == Kind::RowOld && old.is_none())
-            || !self.hosts.iter().all(|host| known(&host.replica))
-        {
-            return false;
-        }
-        self.say(kind, || format!("epoch {old_epoch}, {:.3} s", span as f64 / 1e6));
-        self.store.tampered = true;
-        self.store.away = Some(row);
-        self.store.away_since = self.now;
-        self.store.row = old;
-        self.undo_after(span, Undo::Row);
-        true
-    }
-
-    fn put_row_back(&mut self) {
-        if let Some(row) = self.store.away.take() {
-            self.trace.line(self.now, "row", || format!("put back: rev {} epoch {}", row.rev, row.epoch));
-            self.store.row = Some(row);
         }
     }
 
@@ -628,6 +561,7 @@ impl World {
             Undo::Ec2 => lower(&mut self.ec2.down),
             Undo::Row => self.put_row_back(),
             Undo::Resume => self.resume_cluster(),
+            Undo::Member { host } => self.take_back(host),
             Undo::Isolate { host } => {
                 if !self.healed {
                     self.really(Kind::Isolate, host, 0);

@@ -1,25 +1,25 @@
-//! The end of a seed: all faults stop, and the service must be whole again within the bound, and stay so.
+//! The end of a seed: all faults stop, and the service must be whole again within the bound, and stay so. Then the clients
+//! end, and every replica must hold the same.
 //!
 //! # The bound
-//! When faults stop, every node starts or goes on, and every late message has arrived within a second. What may then still
-//! stand in the way, each at its worst, one after the other:
+//! Whole means: every node runs and is in sync, every route leads to the holder, writes go through each of them. When the
+//! faults stop, what is late comes within a second, and no event is lost any more. What may then stand in the way, each at its
+//! worst, by the slowest clock (/ 0.9) and by the longest lease that was ever configured in this seed (W = 1.23 L):
 //!
-//! | what | seconds, at ttl L |
-//! |------|-------------------|
-//! | a boot and the daemon's start | 4 |
-//! | a request to move that nobody drives is given up by its holder, or by its target's acceptance | 0.25 L |
-//! | a suspicion: W/2 of silence on slow clocks, its repetition, the function's look at heartbeats | W/2 / 0.9 + 2 + 3 |
-//! | a nominee's wait: W by slow clocks, anew after a start | W / 0.9 |
-//! | a nomination that nobody drives and nobody accepts, given up by the standby that repeats its suspicion | W + 2 + 1 |
-//! | or, where no event comes at all, `watch`: its period, its look, that same patience | 60 + 3 + W + 3 |
-//! | workload's start and stop, resync of everybody, one after the other | 2 · 1.5 + 3 · 16 · 0.3 |
-//!
-//! With W = 1.23 L: 75 s and 6 L (of the longest L that was ever configured), and 15 s for the copies. A holder that runs on a frozen clock is caught by the same.
+//! | what | seconds |
+//! |------|---------|
+//! | A: routes or an interface that somebody changed: nobody but `watch` sees that, its period and its look | 60 + 3 |
+//! | B: an instance was stopped last of all: until it is stopped, started, booted, its daemon begins | 15 + 5 + 1 + 8 + 1 |
+//! | and a holder is gone: half of W in silence, the event and its repetition, the function's look at heartbeats | W/2 + 2 + 3 |
+//! | and a nomination stands that nobody drives: it is given up, and the next nominee waits | W + 3 + W |
+//! | the longer of A and B, and then: ends and starts of the workload, twice | 2 (stop + start) |
+//! | copies, a session given up and begun again, the set grown | 2 sectors · copy + 3 + 2 |
+//! | where no member is left only a person can go on: asked 5 s after the end and every 10 s, and stops an instance first | 5 + 10 + 30 |
 
 use crate::data::incarnation;
 use crate::ec2::TABLES;
 use crate::trace::Us;
-use crate::world::{Happening, World};
+use crate::world::{Happening, NAMES, World};
 
 /// Between two looks.
 const LOOK: Us = 250_000;
@@ -27,20 +27,50 @@ const LOOK: Us = 250_000;
 const STAYS: Us = 4_000_000;
 /// How long after all faults the operator is asked to give up data, where nobody has all of it.
 const GIVE_UP: Us = 5_000_000;
+/// Once the clients have ended, what they wrote is everywhere within this time.
+const SETTLES: Us = 3_000_000;
+
+const SECOND: Us = 1_000_000;
+/// Of the bound: a stopped instance is back; `watch` has come by; a person has gone on.
+const STARTED: Us = 30 * SECOND;
+const WATCHED: Us = 63 * SECOND;
+const HELPED: Us = 45 * SECOND;
 
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Healing {
     at: Us,
     whole_since: Option<Us>,
+    /// Since when the clients send nothing more.
+    ended_since: Option<Us>,
     forced_at: Us,
     resumed_at: Us,
+}
+
+impl Healing {
+    #[cfg(test)]
+    pub(crate) fn end_clients(&mut self, now: Us) {
+        self.ended_since = Some(now);
+    }
+
+    /// The clients have been told to end.
+    #[must_use]
+    pub fn clients_end(&self) -> bool {
+        self.ended_since.is_some()
+    }
 }
 
 impl World {
     /// The stated bound on being whole again.
     #[must_use]
     pub fn bound(&self) -> Us {
-        90_000_000 + 6 * crate::weather::TTL_MAX * 1_000
+        let wait =
+            lease::policy::Policy::for_ttl(lease::time::Millis(self.longest_lease_ms)).wait_ms.0 * 1_000 * 10 / 9;
+        let taken_over = STARTED + wait / 2 + 5 * SECOND + wait + 3 * SECOND + wait;
+        let workload = 2 * (self.weather.start_us + self.weather.stop_us);
+        let sectors = if self.weather.volumes { self.weather.sectors as u64 } else { 0 };
+        let copies = 2 * sectors * self.weather.copy_us + 5 * SECOND;
+        let helped = if self.healing.forced_at > 0 { HELPED } else { 0 };
+        WATCHED.max(taken_over) + workload + copies + helped
     }
 
     pub(crate) fn heal(&mut self) {
@@ -86,10 +116,8 @@ impl World {
         match self.not_whole() {
             None => {
                 let whole = *self.healing.whole_since.get_or_insert(self.now);
-                self.counts.longest_heal = self.counts.longest_heal.max(whole - self.healing.at);
                 if self.now - whole >= STAYS {
-                    self.finish();
-                    return;
+                    self.settle(whole);
                 }
             }
             Some(why) => {
@@ -97,14 +125,33 @@ impl World {
                     self.trace.line(self.now, "heal", || format!("not whole any more: {why}"));
                 }
                 self.healing.whole_since = None;
+                if self.healing.ended_since.take().is_some() {
+                    self.queue.push(self.now, Happening::Client);
+                }
                 if since > self.bound() {
-                    self.broken("liveness", format!("{:.1} s after all faults: {why}", since as f64 / 1e6));
-                    return;
+                    let bound = self.bound() as f64 / 1e6;
+                    let since = since as f64 / 1e6;
+                    self.broken("liveness", format!("{since:.1} s after all faults, the bound is {bound:.1} s: {why}"));
                 }
                 self.help();
             }
         }
-        self.queue.push(self.now + LOOK, Happening::Judge);
+        if !self.done {
+            self.queue.push(self.now + LOOK, Happening::Judge);
+        }
+    }
+
+    /// It has been whole since then: the clients end, and once nothing waits any more, so does the seed.
+    fn settle(&mut self, whole: Us) {
+        let ended = *self.healing.ended_since.get_or_insert(self.now);
+        if self.now < ended + SECOND {
+            return;
+        }
+        if (0..self.hosts.len()).all(|host| self.is_quiet(host)) {
+            self.finish(whole);
+        } else if self.now > ended + SETTLES {
+            self.broken("liveness", "the clients have ended, and something that they wrote is not everywhere".into());
+        }
     }
 
     /// What only a person can do.
@@ -152,10 +199,39 @@ impl World {
         missing.map(|host| format!("{} is not in sync", host.me.node))
     }
 
-    /// All is quiet: members have the same data, to the last sector that is not being written.
-    fn finish(&mut self) {
+    /// All is quiet.
+    fn finish(&mut self, whole: Us) {
         self.done = true;
+        if self.weather.story.is_none() {
+            let took = whole - self.healing.at;
+            self.counts.recoveries.push(took / 1_000);
+            self.counts.nearest = self.counts.nearest.max(took * 1_000 / self.bound());
+        }
         self.check_members();
+        self.check_equal();
         self.judge_story();
+    }
+
+    /// I3 at rest: every replica holds the same, to the last sector, which is what clients were told or may still be told, and
+    /// what one reads now.
+    pub(crate) fn check_equal(&mut self) {
+        let holder = self.store.row.as_ref().and_then(|row| row.holder.as_ref()).map(|one| self.host_of(&one.node));
+        let Some(holder) = holder.filter(|_| self.weather.volumes) else { return };
+        for sector in 0..self.history.len() {
+            let has = self.hosts[holder].replica.sectors[sector];
+            let other = self.hosts.iter().find(|host| host.replica.sectors[sector] != has);
+            if let Some(other) = other {
+                let theirs = other.replica.sectors[sector];
+                let what = format!(
+                    "at rest, {} has {theirs} in sector {sector}, and the holder {} has {has}",
+                    other.me.node, NAMES[holder]
+                );
+                return self.broken("I3", what);
+            }
+            for read in [self.hosts[holder].cache[sector], has] {
+                let asked = self.history.asks(sector);
+                self.check_read(holder, asked, read);
+            }
+        }
     }
 }

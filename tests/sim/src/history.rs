@@ -1,6 +1,11 @@
 //! What clients were told, sector by sector. Each write carries (epoch, sequence) and is unlike every other; within one
-//! history they are ordered, so the check takes linear time: a read returns the last acknowledged write or a later one
-//! whose outcome is not known, never an older one; and what was once read stays.
+//! history they are ordered, so the check takes linear time.
+//!
+//! A read lasts from the client's question to the answer. It returns the last write that had been acknowledged when it was
+//! asked for, or a later one that somebody has submitted before the answer: of those that are completed or given up while it
+//! lasts it may see each or none. Never one that nobody submitted; and what an earlier read had returned stays.
+
+use std::collections::BTreeSet;
 
 /// One write: the epoch it was made in, and its number there. The zero version is the formatted disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,15 +24,27 @@ impl std::fmt::Display for Version {
 struct Sector {
     /// Acknowledged last.
     acknowledged: Version,
-    /// Read last.
+    /// The newest that a read has returned.
     read: Version,
-    /// The last one that was ever submitted.
-    submitted: Version,
+    /// All that were ever submitted, without those that were given up.
+    submitted: BTreeSet<Version>,
+    given_up: BTreeSet<Version>,
 }
 
 #[derive(Clone, Debug)]
 pub struct History {
     sectors: Vec<Sector>,
+    /// How often an operator has accepted the loss of data.
+    losses: u32,
+}
+
+/// A read under way: what had been told when it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub sector: usize,
+    acknowledged: Version,
+    read: Version,
+    losses: u32,
 }
 
 /// A read that no history of a single disk explains.
@@ -37,7 +54,7 @@ pub enum Wrong {
     LostWrite { read: Version, acknowledged: Version },
     /// Older than what was read before.
     Reverted { read: Version, before: Version },
-    /// Nobody wrote that.
+    /// Nobody wrote that, or it was given up.
     Invented { read: Version },
 }
 
@@ -48,7 +65,7 @@ impl std::fmt::Display for Wrong {
                 write!(f, "{read} was read after {acknowledged} was acknowledged")
             }
             Self::Reverted { read, before } => write!(f, "{read} was read after {before} had been read"),
-            Self::Invented { read } => write!(f, "{read} was read, and never written"),
+            Self::Invented { read } => write!(f, "{read} was read, and nobody wrote it, or it was given up"),
         }
     }
 }
@@ -56,7 +73,7 @@ impl std::fmt::Display for Wrong {
 impl History {
     #[must_use]
     pub fn new(sectors: usize) -> Self {
-        Self { sectors: vec![Sector::default(); sectors] }
+        Self { sectors: vec![Sector::default(); sectors], losses: 0 }
     }
 
     #[must_use]
@@ -70,8 +87,7 @@ impl History {
     }
 
     pub fn submitted(&mut self, sector: usize, version: Version) {
-        let sector = &mut self.sectors[sector];
-        sector.submitted = sector.submitted.max(version);
+        self.sectors[sector].submitted.insert(version);
     }
 
     pub fn acknowledged(&mut self, sector: usize, version: Version) {
@@ -85,30 +101,54 @@ impl History {
         self.sectors[sector].acknowledged
     }
 
-    /// A client reads `read`, with everything before it told.
+    /// A client asks for a sector.
+    #[must_use]
+    pub fn asks(&self, sector: usize) -> Asked {
+        let Sector { acknowledged, read, .. } = self.sectors[sector];
+        Asked { sector, acknowledged, read, losses: self.losses }
+    }
+
+    /// The client has its answer.
     ///
     /// # Errors
     /// [`Wrong`].
-    pub fn read(&mut self, sector: usize, read: Version) -> Result<(), Wrong> {
-        let sector = &mut self.sectors[sector];
-        if read < sector.acknowledged {
-            return Err(Wrong::LostWrite { read, acknowledged: sector.acknowledged });
+    pub fn answered(&mut self, asked: Asked, read: Version) -> Result<(), Wrong> {
+        // What it was to return was given up meanwhile.
+        if asked.losses != self.losses {
+            return Ok(());
         }
-        if read < sector.read {
-            return Err(Wrong::Reverted { read, before: sector.read });
+        let sector = &mut self.sectors[asked.sector];
+        if read < asked.acknowledged {
+            return Err(Wrong::LostWrite { read, acknowledged: asked.acknowledged });
         }
-        if read > sector.submitted {
+        if read < asked.read {
+            return Err(Wrong::Reverted { read, before: asked.read });
+        }
+        if read != Version::default() && !sector.submitted.contains(&read) {
             return Err(Wrong::Invented { read });
         }
-        sector.read = read;
+        sector.read = sector.read.max(read);
         Ok(())
     }
 
-    /// An operator accepted the loss of data: from here on this is what everybody was told, and nothing newer of the past.
+    /// An operator accepted the loss of data: from here on this is what everybody was told, also what an earlier loss gave up.
     pub fn begin_again(&mut self, contents: &[Version]) {
+        self.losses += 1;
         for (sector, content) in self.sectors.iter_mut().zip(contents) {
             sector.acknowledged = *content;
             sector.read = *content;
+            if sector.given_up.remove(content) {
+                sector.submitted.insert(*content);
+            }
+        }
+    }
+
+    /// The loss is final: `epoch` opens with these contents, and whatever is newer and of an older epoch is given up.
+    pub fn given_up(&mut self, contents: &[Version], epoch: u64) {
+        for (sector, content) in self.sectors.iter_mut().zip(contents) {
+            let newer = sector.submitted.iter().filter(|version| *version > content && version.epoch < epoch);
+            sector.given_up.extend(newer.copied().collect::<Vec<_>>());
+            sector.submitted.retain(|version| version <= content || version.epoch >= epoch);
         }
     }
 }
@@ -123,35 +163,66 @@ mod tests {
 
     fn written() -> History {
         let mut history = History::new(1);
-        for seq in 1..=3 {
+        for seq in [1, 3, 5] {
             history.submitted(0, v(1, seq));
         }
-        history.acknowledged(0, v(1, 2));
+        history.acknowledged(0, v(1, 3));
         history
+    }
+
+    /// Asked and answered in one moment.
+    fn read(history: &mut History, version: Version) -> Result<(), Wrong> {
+        let asked = history.asks(0);
+        history.answered(asked, version)
     }
 
     #[test]
     fn the_last_acknowledged_or_a_later_unknown_one_is_right() {
-        assert_eq!(written().read(0, v(1, 2)), Ok(()));
-        assert_eq!(written().read(0, v(1, 3)), Ok(()));
+        assert_eq!(read(&mut written(), v(1, 3)), Ok(()));
+        assert_eq!(read(&mut written(), v(1, 5)), Ok(()));
     }
 
     #[test]
     fn a_lost_write_a_reverted_read_and_an_invented_one_are_wrong() {
-        assert_eq!(written().read(0, v(1, 1)), Err(Wrong::LostWrite { read: v(1, 1), acknowledged: v(1, 2) }));
+        assert_eq!(read(&mut written(), v(1, 1)), Err(Wrong::LostWrite { read: v(1, 1), acknowledged: v(1, 3) }));
         let mut history = written();
-        history.read(0, v(1, 3)).expect("unknown, and may be read");
-        assert_eq!(history.read(0, v(1, 2)), Err(Wrong::Reverted { read: v(1, 2), before: v(1, 3) }));
-        assert_eq!(written().read(0, v(2, 1)), Err(Wrong::Invented { read: v(2, 1) }));
+        read(&mut history, v(1, 5)).expect("unknown, and may be read");
+        assert_eq!(read(&mut history, v(1, 3)), Err(Wrong::Reverted { read: v(1, 3), before: v(1, 5) }));
+        assert_eq!(read(&mut written(), v(2, 1)), Err(Wrong::Invented { read: v(2, 1) }));
+        assert_eq!(read(&mut written(), v(1, 4)), Err(Wrong::Invented { read: v(1, 4) }), "between two that are");
+    }
+
+    #[test]
+    fn what_is_completed_while_a_read_lasts_may_be_seen_or_not() {
+        let mut history = written();
+        let (one, other) = (history.asks(0), history.asks(0));
+        history.acknowledged(0, v(1, 5));
+        assert_eq!(history.answered(one, v(1, 5)), Ok(()));
+        assert_eq!(history.answered(other, v(1, 3)), Ok(()), "asked before either was told");
+        assert!(read(&mut history, v(1, 3)).is_err(), "asked afterwards");
     }
 
     #[test]
     fn accepted_loss_begins_anew_and_then_counts_again() {
         let mut history = written();
+        let asked = history.asks(0);
         history.begin_again(&[v(1, 1)]);
-        assert_eq!(history.read(0, v(1, 1)), Ok(()));
+        assert_eq!(history.answered(asked, v(1, 1)), Ok(()), "asked before");
+        assert_eq!(read(&mut history, v(1, 1)), Ok(()));
+        history.given_up(&[v(1, 1)], 2);
+        assert_eq!(read(&mut history, v(1, 5)), Err(Wrong::Invented { read: v(1, 5) }));
+        let mut other = history.clone();
+        other.begin_again(&[v(1, 5)]);
+        assert_eq!(read(&mut other, v(1, 5)), Ok(()), "given up, and now what there is");
+        other.begin_again(&[v(1, 4)]);
+        assert_eq!(
+            read(&mut other, v(1, 4)),
+            Err(Wrong::Invented { read: v(1, 4) }),
+            "not even an operator makes it up"
+        );
         history.submitted(0, v(2, 1));
         history.acknowledged(0, v(2, 1));
-        assert!(history.read(0, v(1, 1)).is_err());
+        assert!(read(&mut history, v(1, 1)).is_err());
+        assert_eq!(read(&mut history, v(2, 1)), Ok(()));
     }
 }

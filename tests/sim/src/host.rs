@@ -59,8 +59,9 @@ pub struct Host {
     /// When it sent its requests of the last second to the table.
     requests: VecDeque<Us>,
     pub missed: Vec<Message>,
-    /// The workload's processes run.
+    /// The workload's processes run, and the epoch that they were started in.
     pub running: bool,
+    pub workload_epoch: u64,
     /// The number of the last order to the workload: a later one supersedes it.
     orders: u64,
     pub stuck: bool,
@@ -79,8 +80,9 @@ pub struct Host {
     pub kept_down: u32,
     /// An old state of the replica, for restores.
     pub snapshot: Option<Replica>,
-    /// The timers that this process has started with.
+    /// The timers that this process has started with, and the node that its configuration did not name.
     policy: Policy,
+    pub without: Option<usize>,
 }
 
 impl Host {
@@ -100,6 +102,7 @@ impl Host {
             requests: VecDeque::new(),
             missed: Vec::new(),
             running: false,
+            workload_epoch: 0,
             orders: 0,
             stuck: false,
             failed: false,
@@ -114,6 +117,7 @@ impl Host {
             kept_down: 0,
             snapshot: None,
             policy: Policy::default(),
+            without: None,
         }
     }
 
@@ -170,6 +174,13 @@ impl Host {
         self.lent = None;
         self.address_until = 0;
     }
+
+    /// Nothing of the workload is left, and nothing of it comes up any more.
+    pub(crate) fn end_workload(&mut self) {
+        self.running = false;
+        self.orders += 1;
+        self.drop_address();
+    }
 }
 
 impl World {
@@ -181,9 +192,11 @@ impl World {
         if !here.on || here.node.is_some() || here.kept_down > 0 || here.stalled.is_some() {
             return;
         }
-        here.drop_address();
-        here.running = false;
-        here.orders += 1;
+        here.end_workload();
+        // What the configuration does not name refuses to go on.
+        if self.deployed.out == Some(host) {
+            return;
+        }
         here.life += 1;
         here.paused = 0;
         here.missed.clear();
@@ -192,6 +205,7 @@ impl World {
         here.failed = false;
         here.me.incarnation = incarnation(here.replica.incarnation);
         here.policy = self.config.policy.clone();
+        here.without = self.deployed.out;
         let prefix = format!("{}-{:x}", NAMES[host], self.dice.roll());
         let here = &mut self.hosts[host];
         let moment = here.clock.read(self.now);
@@ -200,14 +214,13 @@ impl World {
             me: here.me.clone(),
             members: self.config.nodes.clone(),
             policy: here.policy.clone(),
-            volumes: true,
+            volumes: self.weather.volumes,
             nonce_prefix: prefix,
         };
         here.node = Some(Node::new(setup, moment));
         let life = here.life;
         self.trace.line(self.now, NAMES[host], || format!("daemon starts, process {life}"));
-        let told = self.told(host);
-        self.step(host, Event::Replica(told));
+        self.tell_machine(host);
         let who = Who::Node { host, life };
         self.queue.push(self.now, Happening::Tick { host, life });
         self.queue.push(self.now + 1_000, Happening::To { who, what: Message::Heartbeat });
@@ -244,11 +257,9 @@ impl World {
         let here = &mut self.hosts[host];
         here.on = false;
         here.power += 1;
-        here.running = false;
-        here.orders += 1;
+        here.end_workload();
         here.stuck = false;
         here.stalled = None;
-        here.drop_address();
         if boots {
             let power = here.power;
             let boot = if self.healed { 1_000_000 } else { self.dice.skewed(1_500_000, 25_000_000) };
@@ -328,7 +339,9 @@ impl World {
         let Some(node) = &mut here.node else { return };
         self.counts.steps += 1;
         let life = here.life;
-        for effect in node.step(event, moment) {
+        let effects = node.step(event, moment);
+        self.trace.mark(moment.boottime_us, (host * 1_000 + effects.len()) as u64);
+        for effect in effects {
             if self.hosts[host].life != life {
                 return;
             }
@@ -382,9 +395,15 @@ impl World {
                 self.check_windows(host);
             }
             Effect::DropAddress => here.drop_address(),
-            Effect::Promise { epoch } => self.promise(host, epoch.0),
+            Effect::Promise { epoch } => {
+                // As the daemon that ships says of itself.
+                assert!(self.weather.volumes, "this daemon has no volumes");
+                self.promise(host, epoch.0);
+            }
             Effect::StartWorkload { epoch } => {
-                self.open_volume(host, epoch.0);
+                if self.weather.volumes {
+                    self.open_volume(host, epoch.0);
+                }
                 let here = &mut self.hosts[host];
                 here.orders += 1;
                 let (order, power) = (here.orders, here.power);
@@ -455,6 +474,7 @@ impl World {
             return;
         }
         here.running = true;
+        here.workload_epoch = epoch.0;
         self.trace.line(self.now, NAMES[host], || format!("workload up, epoch {epoch}"));
         self.check_serving(host);
         let what = Message::Event(Box::new(Event::WorkloadUp { epoch }));
@@ -507,8 +527,9 @@ impl World {
         }
         let view = node.view(here.clock.read(self.now));
         let (epoch, beat) = view.seen.unwrap_or_default();
-        // Where asynchronous standbys count at all, one that is no member is a second behind.
-        let lag = self.weather.lossy.then_some(Millis(1_000));
+        // Where asynchronous standbys count at all, one that is no member is a second behind; without volumes each is whole.
+        let volumes = self.weather.volumes;
+        let lag = (volumes && self.weather.may_lose()).then_some(Millis(1_000));
         let state = if here.failed {
             "failed"
         } else if here.running {
@@ -531,7 +552,7 @@ impl World {
             beat,
             hears: view.hears,
             resources: vec![ResourceHealth { name: "app".into(), state: state.into(), problem: None }],
-            replica: Health { consistent: here.replica.consistent, lag_ms: lag },
+            replica: Health { consistent: !volumes || here.replica.consistent, lag_ms: lag },
         };
         let here = &mut self.hosts[host];
         here.seq += 1;

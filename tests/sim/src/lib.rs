@@ -8,8 +8,12 @@
 //! ```
 //! Nothing in here reads a clock or has a thread; the binary does. The same seed gives the same run, to the last event.
 //!
+//! A quarter of the clusters has no volumes, as where none are configured: there the lease, the addresses and the routes are all
+//! that there is to judge. In the others the data path is a model, see [`data`].
+//!
 //! What is abstracted: the peer link's TLS and pins; the table's encoding; the workload is one resource; reads of the
-//! configuration by nodes (they have it at their start); a replaced instance (its id never changes). The data path is a model, see [`data`].
+//! configuration by nodes (they have it at their start); a replaced instance (its id never changes); a disk that is put back
+//! in place together with its incarnation (see [`lost`]).
 
 pub mod bus;
 pub mod checks;
@@ -17,12 +21,14 @@ pub mod client;
 pub mod clock;
 pub mod cloud;
 pub mod data;
+pub mod deploy;
 pub mod dice;
 pub mod ec2;
 pub mod faults;
 pub mod heal;
 pub mod history;
 pub mod host;
+pub mod lost;
 pub mod network;
 pub mod operator;
 pub mod queue;
@@ -76,8 +82,9 @@ pub fn run_in(seed: u64, weather: Weather, dice: Dice, keep_trace: bool) -> Outc
     let trace = if keep_trace {
         let w = &world.weather;
         format!(
-            "seed {seed}: {} nodes, ttl {} ms, {:.0} s of faults, one every {:.1} s, of: {}\n{}",
+            "seed {seed}: {} nodes {} volumes, ttl {} ms, {:.0} s of faults, one every {:.1} s, of: {}\n{}",
             w.nodes,
+            if w.volumes { "with" } else { "without" },
             w.ttl_ms,
             w.length as f64 / 1e6,
             w.every as f64 / 1e6,

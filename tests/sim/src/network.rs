@@ -74,8 +74,14 @@ impl World {
                     self.counts.messages_lost += 1;
                     return;
                 }
-                1 if !ordered => copies = 2,
-                _ => at += self.dice.skewed(1_000, 800_000),
+                1 if !ordered => {
+                    self.counts.messages_doubled += 1;
+                    copies = 2;
+                }
+                _ => {
+                    self.counts.messages_late += 1;
+                    at += self.dice.skewed(1_000, 800_000);
+                }
             }
         }
         if ordered {
@@ -83,6 +89,7 @@ impl World {
             link.last = at;
         }
         let who = Who::Node { host: to, life: self.hosts[to].life };
+        self.trace.mark(at, ((from * 8 + to) * 8) as u64 + copies);
         for copy in 0..copies {
             let what = Message::Peer(Box::new(message.clone()));
             self.queue.push(at + copy * 900, Happening::To { who, what });

@@ -179,6 +179,7 @@ impl World {
                 self.counts.runs_killed += 1;
                 self.kill_run(run, "the environment died");
             } else {
+                self.counts.runs_frozen += 1;
                 let span = self.dice.skewed(50_000, 40_000_000);
                 self.freeze_run(run, span);
             }
@@ -189,7 +190,6 @@ impl World {
         let until = self.now + span;
         let Some(running) = self.functions.runs.get_mut(&run) else { return };
         running.frozen_until = until;
-        self.counts.runs_frozen += 1;
         self.tell_run(run, || format!("frozen for {:.3} s", span as f64 / 1e6));
     }
 

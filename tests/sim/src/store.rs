@@ -1,7 +1,11 @@
 //! The table as DynamoDB keeps it: one row with exact conditional writes and strong reads, heartbeat items, history. And
 //! the way there, as `lease::table` goes it: tries within a budget, of which any may be lost, answered in vain, or land late.
+//!
+//! No read of the table is stale here, because none that ships may be: `lease::table` asks for consistent reads in `get`, by
+//! which the row, configurations and heartbeats are read, and in `history`. What may be out of date are EC2's descriptions.
 
 use crate::dice::Dice;
+use crate::report::outcome;
 use crate::trace::Us;
 use crate::weather::Noise;
 use crate::world::{Happening, Message, Who, World};
@@ -97,9 +101,26 @@ pub enum Tried {
 /// A request on its way to the table, or what the client learns of it.
 #[derive(Clone, Debug)]
 pub enum AtTable {
-    Write { id: u64, who: Who, tries: u32, write: Arc<Write>, sent: Us, back: Option<Us> },
-    Read { who: Who, want: Want, back: Option<Us> },
-    Heartbeat { host: usize, seq: u64, heartbeat: Arc<Heartbeat> },
+    /// `late`: when its answer comes, nobody waits for it any more.
+    Write {
+        id: u64,
+        who: Who,
+        tries: u32,
+        write: Arc<Write>,
+        sent: Us,
+        back: Option<Us>,
+        late: bool,
+    },
+    Read {
+        who: Who,
+        want: Want,
+        back: Option<Us>,
+    },
+    Heartbeat {
+        host: usize,
+        seq: u64,
+        heartbeat: Arc<Heartbeat>,
+    },
 }
 
 enum Fate {
@@ -184,18 +205,25 @@ impl World {
                 let what = Message::RowTried { id, tries, result: Tried::Denied };
                 self.queue.push(now + after, Happening::To { who, what });
             }
-            Fate::Never => self.counts.requests_lost += 1,
+            Fate::Never => {
+                self.counts.requests_lost += 1;
+                self.counts.outcomes.one(outcome(false, false));
+            }
             Fate::TurnedAway { after } => {
+                if after > limit {
+                    self.counts.outcomes.one(outcome(false, true));
+                }
                 let what = Message::RowTried { id, tries, result: Tried::TurnedAway };
                 self.queue.push(now + after, Happening::To { who, what });
             }
             Fate::Answered { there, back } => {
-                let at = AtTable::Write { id, who, tries, write, sent: now, back: Some(back) };
+                let late = there + back > limit;
+                let at = AtTable::Write { id, who, tries, write, sent: now, back: Some(back), late };
                 self.queue.push(now + there, Happening::AtTable(at));
             }
             Fate::AnswerLost { there } => {
                 self.counts.answers_lost += 1;
-                let at = AtTable::Write { id, who, tries, write, sent: now, back: None };
+                let at = AtTable::Write { id, who, tries, write, sent: now, back: None, late: false };
                 self.queue.push_late(now + there, Happening::AtTable(at));
             }
         }
@@ -224,12 +252,18 @@ impl World {
 
     pub(crate) fn at_table(&mut self, what: AtTable) {
         match what {
-            AtTable::Write { id, who, tries, write, sent, back } => {
+            AtTable::Write { id, who, tries, write, sent, back, late } => {
                 // Restoring a table takes minutes: no request of before is still on its way.
                 if self.store.away.is_some() && sent < self.store.away_since {
+                    self.counts.outcomes.one(outcome(false, false));
                     return;
                 }
                 let result = self.apply(&write, who);
+                let applied = matches!(result, Tried::Applied);
+                self.trace.mark(self.now, id * 2 + u64::from(applied));
+                if late || back.is_none() {
+                    self.counts.outcomes.one(outcome(applied, late));
+                }
                 if let Some(back) = back {
                     let what = Message::RowTried { id, tries, result };
                     self.queue.push(self.now + back, Happening::To { who, what });

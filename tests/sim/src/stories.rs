@@ -52,29 +52,6 @@ pub enum Story {
     TakeoverCrossed,
 }
 
-const ALL: [Story; 20] = [
-    Story::TableAwayForAll,
-    Story::TableAwayForHolder,
-    Story::TableAwayForStandby,
-    Story::LinkCut,
-    Story::ControlPlaneDown,
-    Story::StandbyCrashes,
-    Story::StandbyPaused,
-    Story::StandbyRestarts,
-    Story::HolderCrashes,
-    Story::HolderStopped,
-    Story::HolderIsolated,
-    Story::HolderPaused,
-    Story::HolderRestarts,
-    Story::HolderUnheard,
-    Story::Switchover,
-    Story::LateRoute,
-    Story::EventsLost,
-    Story::DisksHang,
-    Story::StandbyFlaps,
-    Story::TakeoverCrossed,
-];
-
 /// Once, at the first acceptance after the story has begun.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Crossing {
@@ -110,9 +87,32 @@ impl Gaps {
 }
 
 impl Story {
+    pub const ALL: [Self; 20] = [
+        Self::TableAwayForAll,
+        Self::TableAwayForHolder,
+        Self::TableAwayForStandby,
+        Self::LinkCut,
+        Self::ControlPlaneDown,
+        Self::StandbyCrashes,
+        Self::StandbyPaused,
+        Self::StandbyRestarts,
+        Self::HolderCrashes,
+        Self::HolderStopped,
+        Self::HolderIsolated,
+        Self::HolderPaused,
+        Self::HolderRestarts,
+        Self::HolderUnheard,
+        Self::Switchover,
+        Self::LateRoute,
+        Self::EventsLost,
+        Self::DisksHang,
+        Self::StandbyFlaps,
+        Self::TakeoverCrossed,
+    ];
+
     #[must_use]
     pub fn of(dice: &mut Dice) -> Self {
-        ALL[dice.index(ALL.len())]
+        Self::ALL[dice.index(Self::ALL.len())]
     }
 }
 
@@ -178,6 +178,7 @@ impl World {
         let Some(story) = self.weather.story else { return };
         let holder = self.store.row.as_ref().and_then(|row| row.holder.as_ref()).map(|one| self.host_of(&one.node));
         let Some(holder) = holder else { return self.broken("L1", "nobody serves a quiet world".into()) };
+        self.counts.stories.one(story as usize);
         let standby = (holder + 1) % self.hosts.len();
         self.gaps = Gaps { answered_at: self.now, acknowledged_at: self.now, ..Gaps::default() };
         let ttl = self.config.policy.ttl_ms.0 * 1_000;
@@ -308,7 +309,7 @@ impl World {
         self.undo_after(span, Undo::Pause { host, life });
     }
 
-    fn restart_once(&mut self, host: usize) {
+    pub(crate) fn restart_once(&mut self, host: usize) {
         self.kill_daemon(host, "killed");
         self.queue.push(self.now + 400_000, Happening::Undo(Undo::Daemon { host }));
     }

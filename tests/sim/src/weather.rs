@@ -95,7 +95,7 @@ pub enum Kind {
     RowLost,
     /// The row is overwritten with an older state, and put back later as it was.
     RowOld,
-    /// The cluster's timers are deployed anew; each node takes them up at its next start.
+    /// The cluster's configuration is deployed anew: other timers, loss allowed or not, a node less for a while.
     Reconfigure,
 }
 
@@ -193,7 +193,7 @@ impl Kind {
             Self::RestartLoop => "daemon restarting in a loop",
             Self::RowLost => "row deleted",
             Self::RowOld => "row put back to an old state",
-            Self::Reconfigure => "timers deployed anew",
+            Self::Reconfigure => "configuration deployed anew",
         }
     }
 
@@ -227,8 +227,6 @@ impl Kind {
 const STORIES: u64 = 5;
 /// The leases that clusters are configured with.
 pub const TTLS: [u64; 5] = [3_000, 3_000, 3_000, 2_000, 5_000];
-/// The longest of them.
-pub const TTL_MAX: u64 = 5_000;
 
 /// Chances in a million of what may go wrong with each single message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -249,7 +247,9 @@ pub struct Noise {
 pub struct Weather {
     pub nodes: usize,
     pub ttl_ms: u64,
-    /// Asynchronous standbys may take over (R240): data may be lost then, and is not counted as lost.
+    /// Data is replicated. Where no volumes are configured, a replica is nothing but its name.
+    pub volumes: bool,
+    /// Asynchronous standbys may take over (R240) from the start: data may be lost then, and is not counted as lost.
     pub lossy: bool,
     /// One single fault instead of many, and service promised during it.
     pub story: Option<Story>,
@@ -303,6 +303,7 @@ impl Weather {
             // A third one is what loss of data can be allowed for.
             nodes: if dice.below(3) == 0 || (lossy && dice.below(2) == 0) { 3 } else { 2 },
             ttl_ms: TTLS[dice.index(TTLS.len())],
+            volumes: dice.below(4) != 0,
             lossy,
             length: dice.between(50, 110) * 1_000_000,
             kinds,
@@ -348,6 +349,7 @@ impl Weather {
         Self {
             nodes,
             ttl_ms: 3_000,
+            volumes: true,
             lossy: false,
             story: None,
             length: 20_000_000,
@@ -364,6 +366,13 @@ impl Weather {
             drift: false,
             first_is_fast: false,
         }
+    }
+
+    /// Whether loss may be allowed while it lasts. Not beside frozen clocks, for the reason above.
+    #[must_use]
+    pub fn may_lose(&self) -> bool {
+        let has = |kind: Kind| self.kinds.iter().any(|(_, one)| *one == kind);
+        self.lossy || (has(Kind::Reconfigure) && !has(Kind::Freeze))
     }
 
     /// A kind of fault, by weight; `None` where this seed has none.

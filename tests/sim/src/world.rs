@@ -2,11 +2,13 @@
 
 use crate::bus::{Bus, Put};
 use crate::checks::{God, Violation};
+use crate::client::Read;
 use crate::clock::Clock;
 use crate::cloud::Answer;
 use crate::data::{DataMessage, Lane, Replica, incarnation};
+use crate::deploy::{Deployed, config};
 use crate::dice::Dice;
-use crate::ec2::{Ec2, Ec2Change, TABLES, VIP, launch_time};
+use crate::ec2::{Ec2, Ec2Change, launch_time};
 use crate::faults::Undo;
 use crate::heal::Healing;
 use crate::history::{History, Version};
@@ -23,7 +25,7 @@ use lease::config::ClusterConfig;
 use lease::ids::{BootId, ClusterId, Epoch, InstanceId, NodeId};
 use lease::record::{Holder, Row};
 use node::event::Event;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 
 pub const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -104,6 +106,7 @@ pub enum Happening {
     LateRoute { table: usize, to: Option<usize> },
     RouteJudged { table: usize },
     Client,
+    Read(Read),
     LookAt { host: usize, life: u64 },
     Story,
     Fault,
@@ -121,6 +124,9 @@ pub struct World {
     pub queue: Queue<Happening>,
     pub cluster: ClusterId,
     pub config: Arc<ClusterConfig>,
+    pub deployed: Deployed,
+    /// Of all that were ever deployed.
+    pub longest_lease_ms: u64,
     pub hosts: Vec<Host>,
     pub network: Network,
     pub store: Store,
@@ -156,27 +162,11 @@ pub fn holder(host: usize) -> Holder {
     }
 }
 
-/// The cluster's configuration with these timers.
-#[must_use]
-pub fn config(weather: &Weather, ttl_ms: u64) -> ClusterConfig {
-    let nodes: Vec<Value> = (0..weather.nodes)
-        .map(|host| json!({ "name": NAMES[host], "instance": holder(host).instance, "priority": host + 1 }))
-        .collect();
-    let mut json = json!({
-        "cluster": "web", "nodes": nodes,
-        "virtual_ips": [{ "address": VIP, "vpc": "vpc-1", "create_in": [format!("rtb-{TABLES}")] }],
-        "policy": { "ttl_ms": ttl_ms },
-    });
-    if weather.lossy {
-        json["policy"]["lossy_lag_limit_ms"] = json!(60_000);
-    }
-    ClusterConfig::parse(&json.to_string()).expect("a valid configuration")
-}
-
 impl World {
     #[must_use]
     pub fn new(seed: u64, weather: Weather, dice: Dice, keep_trace: bool) -> Self {
-        let config = Arc::new(config(&weather, weather.ttl_ms));
+        let deployed = Deployed::first(&weather);
+        let config = Arc::new(config(weather.nodes, deployed));
         let hosts = weather.nodes;
         let mut world = Self {
             now: 0,
@@ -185,6 +175,8 @@ impl World {
             queue: Queue::default(),
             cluster: config.cluster.clone(),
             config,
+            deployed,
+            longest_lease_ms: deployed.ttl_ms,
             hosts: Vec::new(),
             network: Network::new(hosts),
             store: Store::new(hosts),
@@ -194,7 +186,7 @@ impl World {
             history: History::new(weather.sectors),
             god: God::default(),
             trace: Trace::new(keep_trace),
-            counts: Counts::default(),
+            counts: Counts { without_volumes: u64::from(!weather.volumes), ..Counts::default() },
             violation: None,
             reads_in_a_row: 0,
             sessions: 0,
@@ -307,6 +299,7 @@ impl World {
             }
             Happening::Ec2 { change, answer } => self.apply_ec2(change, answer),
             Happening::Client => self.client(),
+            Happening::Read(read) => self.read(read),
             Happening::LateRoute { table, to } => self.set_route(table, to, " (a late call)"),
             Happening::RouteJudged { table } => self.judge_route(table),
             Happening::Story => self.tell_story(),
@@ -375,10 +368,7 @@ impl World {
             Message::RowRead { .. } => self.step(host, Event::RowUnreadable { problem: "no answer".into() }),
             Message::Heartbeat => self.heartbeat_due(host),
             Message::Durable { to, ack, told } => self.durable(host, to, ack, told),
-            Message::Promised => {
-                let told = self.told(host);
-                self.step(host, Event::Replica(told));
-            }
+            Message::Promised => self.tell_machine(host),
             Message::CopyNext { peer, session } => self.copy_next(host, peer, session),
             Message::Ended { order } => self.workload_ended(host, order),
             Message::Answer { .. } => unreachable!("nodes call nobody"),
