@@ -54,10 +54,12 @@ class Status:
 
 class Cluster:
     def __init__(self, cloud: Cloud, network: Network, deployment: str, name: str = "web", stand_in: bool = False,
-                 node_toml: str = "", log: str = "info,aws_config=warn"):  # fmt: skip
-        """`stand_in`: a shell script that is always active in the daemon's place. `node_toml`: more tables for every node.toml."""
+                 node_toml: str = "", log: str = "info,aws_config=warn", forget_data: Callable[[Path], None] | None = None):  # fmt: skip
+        """`stand_in`: a shell script that is always active in the daemon's place. `node_toml`: more tables for every node.toml.
+        `forget_data`: makes the data in a node's folder that of a cluster that has never run."""
         self.cloud, self.network, self.deployment, self.name = cloud, network, deployment, name
         self.stand_in = stand_in
+        self.forget_data = forget_data
         self.log_filter = log
         self.files = {
             node: node_files.write(cloud.work / name / node, name, node, deployment, network.virtual_ip, REGION, node_toml) for node in network.nodes
@@ -148,6 +150,8 @@ class Cluster:
             table.delete_item(TableName=self.deployment, Key={"cluster": {"S": f"{self.name}/{node}"}, "item": {"S": "node"}})
             for path in files.state.iterdir():
                 path.unlink()
+            if self.forget_data:
+                self.forget_data(files.home)
 
     # ---- waiting
 

@@ -53,8 +53,10 @@ if ! [ -d mnt/pg ]; then
     echo "host all all 0.0.0.0/0 trust" >> mnt/pg/pg_hba.conf
     sync
 fi
+# Names a process of another machine: this node has the volume to itself, or the mount would have failed.
+rm -f mnt/pg/postmaster.pid
 exec runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -w -t 50 -l {home}/postgres.log \\
-    -o "-c listen_addresses={virtual_ip} -c unix_socket_directories=/tmp -c shared_buffers=32MB -c max_connections=20" start
+    -o "-c listen_addresses={virtual_ip} -c unix_socket_directories='' -c shared_buffers=32MB -c max_connections=20" start
 """
 
 STOP = """\
@@ -85,6 +87,12 @@ def write(home: Path, virtual_ip: str) -> None:
             folder.chmod(folder.stat().st_mode | 0o055)
     (home / "postgres.log").touch()
     (home / "postgres.log").chmod(0o666)
+    make_blank(home)
+
+
+def make_blank(home: Path) -> None:
+    """A new disk, and a replica of nothing on it."""
+    (home / "volume.img").unlink(missing_ok=True)
     with (home / "volume.img").open("wb") as file:
         file.truncate(VOLUME_BYTES)
     (home / "volume.meta").unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from harness.scene import Scene
 from .conftest import TTL_MS
 
 DEPLOYMENT = "leasehold-data"
+VOLUMES_PORT = 7401
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def data_stage(tmp_path_factory):
         deployment = Deployment(cloud, DEPLOYMENT, [ClusterSpec("data", net, ttl_ms=TTL_MS)])
         deployment.bootstrap()
         deployment.deploy()
-        cluster = Cluster(cloud, net, DEPLOYMENT, name="data", node_toml=postgres.NODE_TOML)
+        cluster = Cluster(cloud, net, DEPLOYMENT, name="data", node_toml=postgres.NODE_TOML, forget_data=postgres.make_blank)
         for files in cluster.files.values():
             postgres.write(files.home, net.virtual_ip)
         cluster.register(start=True)
@@ -93,6 +94,74 @@ def test_a_planned_switchover_there_and_back(data):
         _writes(data.writer, 50)
         data.cluster.invoke("switchover", to=target)
         data.cluster.wait_serving(target, in_sync=2, limit_s=60)
+    _nothing_is_lost(data)
+
+
+def test_the_active_instance_is_stopped(data):
+    _writes(data.writer, 50)
+    data.cluster.stop_instance(data.active)
+    data.taken_over(limit_s=60)
+    _writes(data.writer, 50)
+    data.bring_back(data.active)
+    data.whole_again(90)
+    _nothing_is_lost(data)
+
+
+def test_the_active_daemon_stands_still(data):
+    """And the volume with it. When it goes on, what its server had under way ends in an error, and nobody is told that it was
+    done."""
+    data.expect_in_logs("stood still")
+    _writes(data.writer, 50)
+    assert data.cluster.kill(data.active, signal="STOP")
+    data.taken_over(limit_s=60)
+    _writes(data.writer, 50)
+    data.cluster.kill(data.active, signal="CONT")
+    data.whole_again(90)
+    _nothing_is_lost(data)
+
+
+@pytest.mark.parametrize("port", [None, VOLUMES_PORT], ids=["all", "only their data"])
+def test_the_nodes_cannot_reach_each_other(data, port):
+    """The holder goes on without the standby, which is brought up to date when the link is back."""
+    _writes(data.writer, 50)
+    data.cloud.cut(data.active, data.standby, tcp_port=port)
+    data.cluster.wait_until("the standby out of the set", lambda status: status.in_sync == 1)
+    _writes(data.writer, 50)
+    assert (data.cluster.status().active, data.cluster.status().epoch) == (data.active, data.epoch)
+    data.cloud.heal()
+    data.cluster.wait_until("both in sync", lambda status: status.in_sync == 2)
+    data.cluster.kill(data.active, everything=True, hold=True)
+    data.taken_over(limit_s=60)
+    data.cluster.start(data.active)
+    data.whole_again(90)
+    _nothing_is_lost(data)
+
+
+def test_a_standby_is_replaced_by_a_blank_one(data):
+    """What is on it never counts before it has everything."""
+    _writes(data.writer, 50)
+    data.cluster.stop(data.standby)
+    data.cluster.wait_until("the standby out of the set", lambda status: status.in_sync == 1)
+    postgres.make_blank(data.cluster.files[data.standby].home)
+    data.cluster.start(data.standby)
+    data.cluster.wait_until("both in sync", lambda status: status.in_sync == 2, 90)
+    data.cluster.kill(data.active, everything=True, hold=True)
+    data.taken_over(limit_s=60)
+    data.cluster.start(data.active)
+    data.whole_again(90)
+    _nothing_is_lost(data)
+
+
+@pytest.mark.parametrize("first", ["the active node", "the standby"])
+def test_both_are_killed_and_start_in_either_order(data, first):
+    _writes(data.writer, 50)
+    for node in (data.active, data.standby):
+        data.cluster.kill(node, everything=True, hold=True)
+    order = [data.active, data.standby]
+    for node in order if first == "the active node" else reversed(order):
+        data.cluster.start(node)
+        time.sleep(1)
+    data.whole_again(90)
     _nothing_is_lost(data)
 
 

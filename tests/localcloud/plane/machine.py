@@ -84,7 +84,10 @@ class Program:
 
     def start(self) -> None:
         if self._thread and self._thread.is_alive():
-            return
+            if not self._stopping.is_set():
+                return
+            # Told to end and not gone yet: this start counts for what comes after.
+            self._join()
         self._stopping = threading.Event()
         self._spawn()  # here, so that a command that cannot start fails the caller
         self._thread = threading.Thread(target=self._supervise, name=f"{self.machine.name}/{self.spec.name}", daemon=True)

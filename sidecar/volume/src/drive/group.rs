@@ -224,7 +224,7 @@ async fn accept(driver: Rc<Driver>, listener: TcpListener, security: Security) {
         let (driver, security) = (Rc::clone(&driver), security.clone());
         links.spawn_local(async move {
             if let Err(error) = welcome(driver, stream, security).await {
-                tracing::info!(%error, "a peer's connection came to nothing");
+                tracing::debug!(%error, "a peer's connection came to nothing");
             }
         });
     }

@@ -93,3 +93,14 @@ def test_each_boot_of_each_machine_has_its_own_boot_id(world):
     assert first == boot_id("a") != boot_id("b")
     world.plane.on_reboot(world.cloud.instance("i-a"))
     assert boot_id("a") != first
+
+
+def test_a_start_right_after_a_kill_is_not_lost(world):
+    """The program that was killed is not gone yet, nor is it to be restarted: the start counts all the same."""
+    world.call("PUT", "machines/a/boot", {"start": True, "programs": [{"name": "forks", "command": ["sleep", "1000"], "restart": "always"}]})
+    forks = world.plane.machine("a").program("forks")
+    for turn in range(1, 11):
+        eventually(lambda: forks.running())
+        world.call("POST", "machines/a/programs/forks/kill", {"signal": "KILL", "everything": True, "hold": True})
+        world.call("POST", "machines/a/programs/forks/start")
+        eventually(lambda turn=turn: forks.starts == turn + 1 and forks.running())
