@@ -100,7 +100,7 @@ def test_a_start_right_after_a_kill_is_not_lost(world):
     world.call("PUT", "machines/a/boot", {"start": True, "programs": [{"name": "forks", "command": ["sleep", "1000"], "restart": "always"}]})
     forks = world.plane.machine("a").program("forks")
     for turn in range(1, 11):
-        eventually(lambda: forks.running())
+        eventually(lambda: forks.cgroup.pids())
         world.call("POST", "machines/a/programs/forks/kill", {"signal": "KILL", "everything": True, "hold": True})
         world.call("POST", "machines/a/programs/forks/start")
         eventually(lambda turn=turn: forks.starts == turn + 1 and forks.running())
