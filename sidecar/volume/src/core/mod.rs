@@ -5,6 +5,10 @@
 //!
 #![doc = include_str!("manual.md")]
 
+#[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod pace;
 mod peer;
 mod primary;
 mod ranges;
@@ -13,6 +17,8 @@ mod settle;
 #[cfg(test)]
 mod sim;
 mod standby;
+#[cfg(test)]
+mod told;
 mod verdict;
 mod works;
 
@@ -308,8 +314,24 @@ pub(crate) enum Guard {
     FlushAll,
     /// 8: where ranges meet, the order is one.
     OrderMeeting,
-    /// A read waits for the writes that it would see.
+    /// 10: a read waits for the writes that it would see.
     ReadAfterWrites,
+    /// 5: what a killed process left in a cache is made durable before it is relied on.
+    SureFirst,
+    /// 1: behind a closed gate nothing is read either.
+    GateReads,
+    /// 3: nothing of a stream is settled while a write from before it is not durable everywhere.
+    SettleElders,
+    /// 6: an image that is sent again what it may have lost is marked.
+    MarkResent,
+    /// 3: what a new primary has not flushed is not copied.
+    FlushFirst,
+    /// 1: a generation is durable before its place in the stream is.
+    SaveBeforeEnd,
+    /// A generation begins when a replica in step is let go.
+    TurnOnLetGo,
+    /// A half image does not know the generation of what it lacks.
+    ResyncFirst,
 }
 
 /// What a machine is told when it is made.

@@ -40,6 +40,8 @@ pub(super) struct Peer {
     again: bool,
     /// Durable there, with its history.
     pub(super) generation: Option<Generation>,
+    /// Chunks that are being read for it, in this session or an earlier one.
+    pub(super) reading: usize,
     pub(super) dialogue: Option<Dialogue>,
 }
 
@@ -93,6 +95,7 @@ impl Peer {
             life: None,
             again: false,
             generation: None,
+            reading: 0,
             dialogue: None,
         }
     }
@@ -327,6 +330,8 @@ impl Replica {
 
     /// The standby refuses everything older now: begin with what it lacks.
     fn promised(&mut self, slot: Slot) {
+        let (marks_resent, resync_first) = (!self.omits(Guard::MarkResent), !self.omits(Guard::ResyncFirst));
+        let counts_elders = !self.omits(Guard::SettleElders);
         let Role::Leading(primary) = &mut self.role else { return };
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
         let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
@@ -345,13 +350,18 @@ impl Replica {
         let Role::Leading(primary) = &mut self.role else { return };
         primary.say(slot, Message::Verdict(found), None, &mut self.out);
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
-        let (whole, again) = (peer.whole.is_some(), peer.again);
+        let (whole, again) = (peer.whole.is_some(), peer.again && marks_resent);
         peer.dialogue.as_mut().expect("it has a dialogue").stage = Stage::Resyncing;
-        // Before the generation: who knows that has, or will be seen not to have, what was completed before.
+        // Before the generation: whole, and knowing it, is only who has what was completed in it.
+        if !resync_first {
+            primary.say_state(Some(slot), &mut self.out);
+        }
         if self.store.marks(slot) > 0 || again {
             primary.say(slot, Message::Resync, None, &mut self.out);
         }
-        primary.say_state(Some(slot), &mut self.out);
+        if resync_first {
+            primary.say_state(Some(slot), &mut self.out);
+        }
         if whole {
             let mine = |op: &Op| op.started && op.held & bit(slot) != 0 && op.awaiting & bit(slot) != 0;
             // What was written in this life and not flushed needs no second writing, but is durable only after a flush.
@@ -360,7 +370,7 @@ impl Replica {
         }
         let elders = primary.ops.values().filter(|op| op.started && op.places[slot] == Sequence(0)).count();
         if let Some(dialogue) = primary.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) {
-            dialogue.elders = elders;
+            dialogue.elders = if counts_elders { elders } else { 0 };
         }
         if whole {
             self.caught_up(slot);

@@ -75,16 +75,16 @@ pub(super) struct Primary {
     pub(super) ops: BTreeMap<u64, Op>,
     next_op: u64,
     /// Numbers of the writes that are not answered, and where they write.
-    open: BTreeSet<u64>,
+    pub(super) open: BTreeSet<u64>,
     open_ranges: Ranges<u64>,
     /// Reads that are not answered; those that are done and may not be answered yet.
-    reads: BTreeSet<RequestId>,
-    reads_done: Vec<(RequestId, Result<Bytes, Refusal>)>,
+    pub(super) reads: BTreeSet<RequestId>,
+    pub(super) reads_done: Vec<(RequestId, Result<Bytes, Refusal>)>,
     pub(super) flushes: Vec<Flush>,
     flush_begun: u64,
     flush_ended: u64,
     /// Bytes of the writes that are kept; of those that no flush covers yet; and how many of these are written here.
-    retained: u64,
+    pub(super) retained: u64,
     unflushed: u64,
     uncovered: usize,
     unflushed_since: Option<Moment>,
@@ -140,16 +140,24 @@ impl Primary {
         requests < REQUESTS_MAX && self.ops.len() < RETAINED_WRITES && self.retained < RETAINED_MAX
     }
 
-    /// Members that hold up what is to be completed.
-    pub(super) fn missing(&self) -> BTreeSet<Incarnation> {
-        let waits = !self.open.is_empty() || !self.flushes.is_empty() || self.turning.is_some();
-        let present = |member: &&Incarnation| self.peer(member).is_some_and(|peer| peer.counts() && peer.streams());
-        self.need.iter().filter(|member| waits && !present(member)).cloned().collect()
+    /// Who has left does not know what is completed from here on, and is to be told apart by that.
+    fn begin_turn(&mut self, out: &mut Vec<Effect>) {
+        self.generation.turn += 1;
+        self.turning = Some(None);
+        self.look = true;
+        self.say_state(None, out);
     }
 
-    pub(super) fn mirrored(&self) -> BTreeSet<Incarnation> {
+    /// Members that hold up what is to be completed.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &Incarnation> {
+        let waits = !self.open.is_empty() || !self.flushes.is_empty() || self.turning.is_some();
+        let present = |member: &Incarnation| self.peer(member).is_some_and(|peer| peer.counts() && peer.streams());
+        self.need.iter().filter(move |member| waits && !present(member))
+    }
+
+    pub(super) fn mirrored(&self) -> impl Iterator<Item = &Incarnation> {
         let in_sync = self.peers.values().filter(|peer| peer.is_in_sync() && peer.waited_for);
-        in_sync.map(|peer| peer.incarnation.clone()).collect()
+        in_sync.map(|peer| &peer.incarnation)
     }
 }
 
@@ -212,10 +220,7 @@ impl Replica {
         let smaller = primary.need.iter().any(|member| !need.contains(member));
         primary.need = need;
         if smaller {
-            // Who left does not know what is completed from here on, and is to be told apart by that.
-            primary.generation.turn += 1;
-            primary.turning = Some(None);
-            primary.say_state(None, &mut self.out);
+            primary.begin_turn(&mut self.out);
         }
     }
 
@@ -396,16 +401,20 @@ impl Replica {
 
     /// Whoever is away and not waited for any more: what is kept for it is marked.
     fn let_go(&mut self) {
-        let at_once = self.omits(Guard::UnsaidFirst);
+        let (at_once, turns) = (self.omits(Guard::UnsaidFirst), !self.omits(Guard::TurnOnLetGo));
         let Role::Leading(primary) = &mut self.role else { return };
         let seen = primary.seen;
+        let mut left = false;
         for peer in primary.peers.values_mut() {
             let there = peer.dialogue.as_ref().is_some_and(|dialogue| !matches!(dialogue.stage, Stage::Promising));
             if peer.waited_for && !there && (at_once || peer.unsaid.is_none_or(|report| seen >= report)) {
                 peer.waited_for = false;
                 peer.unsaid = None;
-                primary.look = true;
+                left |= !primary.need.contains(&peer.incarnation);
             }
+        }
+        if left && turns {
+            primary.begin_turn(&mut self.out);
         }
         let kept =
             primary.peers.iter().filter(|(_, peer)| peer.whole.is_some() && !peer.streams() && !primary.requires(peer));
@@ -441,19 +450,22 @@ impl Replica {
     /// Answers what was read, what is written here and on every member (invariant 1), and flushes that are durable there
     /// (invariant 7).
     fn complete(&mut self) {
-        let (all, flush_all, open) = (!self.omits(Guard::AckOfAll), !self.omits(Guard::FlushAll), self.may_answer());
+        let (all, flush_all) = (!self.omits(Guard::AckOfAll), !self.omits(Guard::FlushAll));
+        let (open, gate_reads) = (self.may_answer(), !self.omits(Guard::GateReads));
         let Role::Leading(primary) = &mut self.role else { return };
         if !primary.look && primary.heard_of.is_empty() && primary.reads_done.is_empty() {
             return;
+        }
+        if open || !gate_reads {
+            for (id, result) in std::mem::take(&mut primary.reads_done) {
+                primary.reads.remove(&id);
+                self.out.push(Effect::Answer { id, result });
+            }
         }
         if !open {
             // The thaw looks at all.
             primary.heard_of.clear();
             return;
-        }
-        for (id, result) in std::mem::take(&mut primary.reads_done) {
-            primary.reads.remove(&id);
-            self.out.push(Effect::Answer { id, result });
         }
         if primary.turning.is_some() {
             primary.heard_of.clear();

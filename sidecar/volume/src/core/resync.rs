@@ -17,8 +17,7 @@ pub(super) struct Resync {
     /// Compare before copying: the marks are a guess.
     compare: bool,
     cursor: u32,
-    /// Chunks being read, and chunks sent and not durable, as (extent, bit).
-    reading: usize,
+    /// Chunks being read, or sent and not durable, as (extent, bit).
     under_way: BTreeSet<(u32, u32)>,
     /// Compared, and not the same.
     to_copy: Vec<(u32, u32)>,
@@ -32,7 +31,6 @@ impl Resync {
         Self {
             compare,
             cursor: 0,
-            reading: 0,
             under_way: BTreeSet::new(),
             to_copy: Vec::new(),
             last: Sequence(0),
@@ -53,7 +51,7 @@ impl Replica {
     /// Keeps each peer that is behind supplied with chunks, and ends the resync when nothing is marked.
     pub(super) fn pump(&mut self) {
         let Role::Leading(primary) = &self.role else { return };
-        if !primary.has_flushed() {
+        if !primary.has_flushed() && !self.omits(Guard::FlushFirst) {
             return;
         }
         let behind = primary
@@ -70,7 +68,11 @@ impl Replica {
     /// Reads the next chunk. False: enough is under way, or nothing is left to send.
     fn read_next(&mut self, slot: Slot) -> bool {
         let Role::Leading(primary) = &mut self.role else { return false };
-        let Some(dialogue) = primary.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) else { return false };
+        let Some(peer) = primary.peers.get_mut(&slot) else { return false };
+        let Some(dialogue) = peer.dialogue.as_mut() else { return false };
+        if peer.reading >= RESYNC_WINDOW {
+            return false;
+        }
         let (session, resync) = (dialogue.session, &mut dialogue.resync);
         let (chunk, compare) = if let Some(chunk) = resync.to_copy.pop() {
             (chunk, false)
@@ -93,7 +95,7 @@ impl Replica {
             ((extent, free.trailing_zeros()), resync.compare)
         };
         resync.under_way.insert(chunk);
-        resync.reading += 1;
+        peer.reading += 1;
         let (extent, bit) = chunk;
         let span = self.store.geometry().chunk(extent, bit);
         let job = if compare { Job::Digest(span) } else { Job::Read(span) };
@@ -108,11 +110,11 @@ impl Replica {
         let (extent, bit) = chunk;
         let span = self.store.geometry().chunk(extent, bit);
         let Role::Leading(primary) = &mut self.role else { return };
-        let Some(dialogue) = primary.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) else { return };
-        if dialogue.session != session {
+        let Some(peer) = primary.peers.get_mut(&slot) else { return };
+        peer.reading = peer.reading.saturating_sub(1);
+        if peer.dialogue.as_ref().is_none_or(|dialogue| dialogue.session != session) {
             return;
         }
-        dialogue.resync.reading -= 1;
         let (message, sent) = match answer {
             Answer::Data(data) if data.iter().all(|byte| *byte == 0) => {
                 (Message::Zero { span, fua: false }, Sent::Copy { extent, bit })
@@ -139,9 +141,10 @@ impl Replica {
     fn flush_or_end(&mut self, slot: Slot) {
         let marks = self.store.marks(slot);
         let Role::Leading(primary) = &mut self.role else { return };
-        let Some(dialogue) = primary.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) else { return };
+        let Some(peer) = primary.peers.get_mut(&slot) else { return };
+        let Some(dialogue) = peer.dialogue.as_mut() else { return };
         let resync = &mut dialogue.resync;
-        if resync.reading > 0 || !resync.to_copy.is_empty() {
+        if peer.reading > 0 || !resync.to_copy.is_empty() {
             return;
         }
         if resync.under_way.is_empty() && marks == 0 {

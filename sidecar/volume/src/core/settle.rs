@@ -1,6 +1,7 @@
 //! The end of each step: what may start is started, what is due is said, and the node hears before anybody relies on it.
 
 use super::{Answer, Effect, Guard, Io, Owner, Refusal, Replica, Report, Role};
+use lease::ids::{Epoch, Incarnation};
 use lease::time::Moment;
 use std::collections::BTreeSet;
 
@@ -34,6 +35,9 @@ impl Replica {
     }
 
     pub(super) fn settle(&mut self, now: Moment) {
+        if self.omits(Guard::SureFirst) {
+            self.store.trust();
+        }
         loop {
             let before = self.out.len();
             let hasty = self.omits(Guard::HotFirst);
@@ -61,12 +65,36 @@ impl Replica {
         }
     }
 
+    /// Whether the node knows all that there is to say. Asked in each turn, so nothing is copied for it.
+    fn is_reported(&self, promised: Epoch) -> bool {
+        let told = &self.reported;
+        let same = (told.consistent, told.promised, told.failed, told.stranger)
+            == (self.is_whole(), promised, self.failed, self.stranger);
+        same && match &self.role {
+            Role::Standby(standby) => {
+                let nothing = told.mirrored.is_empty() && told.missing.is_empty() && told.diverged.is_empty();
+                told.caught_up == standby.caught_up && nothing && told.fenced_by.is_none()
+            }
+            Role::Leading(primary) => {
+                told.caught_up.is_none()
+                    && told.fenced_by == primary.fenced_by
+                    && told.diverged == primary.diverged
+                    && are(primary.mirrored(), &told.mirrored)
+                    && are(primary.missing(), &told.missing)
+            }
+        }
+    }
+
     /// Tells the node what has changed, before anything follows from it.
     fn report(&mut self) {
+        let promised = if self.is_promised() { self.store.superblock().promised } else { self.reported.promised };
+        if self.is_reported(promised) {
+            return;
+        }
         let mut report = Report {
             number: self.reported.number,
             consistent: self.is_whole(),
-            promised: if self.is_promised() { self.store.superblock().promised } else { self.reported.promised },
+            promised,
             failed: self.failed,
             stranger: self.stranger,
             ..Report::default()
@@ -74,14 +102,11 @@ impl Replica {
         match &self.role {
             Role::Standby(standby) => report.caught_up = standby.caught_up,
             Role::Leading(primary) => {
-                report.mirrored = primary.mirrored();
-                report.missing = primary.missing();
+                report.mirrored = primary.mirrored().cloned().collect();
+                report.missing = primary.missing().cloned().collect();
                 report.fenced_by = primary.fenced_by;
                 report.diverged = primary.diverged.clone();
             }
-        }
-        if report == self.reported {
-            return;
         }
         report.number += 1;
         if let Role::Leading(primary) = &mut self.role {
@@ -93,6 +118,15 @@ impl Replica {
         self.reported = report.clone();
         self.out.push(Effect::Report(report));
     }
+}
+
+/// Whether these, each once, are those.
+fn are<'a>(mut these: impl Iterator<Item = &'a Incarnation>, those: &BTreeSet<Incarnation>) -> bool {
+    let mut left = those.len();
+    these.all(|one| {
+        left = left.wrapping_sub(1);
+        those.contains(one)
+    }) && left == 0
 }
 
 #[cfg(test)]

@@ -36,16 +36,16 @@ pub(super) struct Standing {
     /// The last place in the stream that was taken.
     taken: Sequence,
     /// Taken and not ended.
-    open: BTreeSet<Sequence>,
+    pub(super) open: BTreeSet<Sequence>,
     /// Ended and not yet told.
-    ended: Vec<Sequence>,
+    pub(super) ended: Vec<Sequence>,
     hold: Option<Hold>,
-    queue: VecDeque<Frame>,
+    pub(super) queue: VecDeque<Frame>,
     flush_wanted: Sequence,
     flush_running: bool,
     durable: Sequence,
     /// Changes that are not known to be durable everywhere: claimed in the log; marked for everybody if the session ends.
-    unsettled: VecDeque<(Sequence, Span, Vec<u32>)>,
+    pub(super) unsettled: VecDeque<(Sequence, Span, Vec<u32>)>,
     /// Other replicas that get the same stream.
     companions: Vec<Slot>,
     /// Once all of the stream up to there is durable everywhere, these have what this replica has: their marks can go.
@@ -55,7 +55,7 @@ pub(super) struct Standing {
     /// Something was left out of the stream: nothing may change behind it before RESYNC.
     gap: bool,
     /// What the primary found at ranges that are being read here.
-    digests: BTreeMap<Sequence, Digest>,
+    pub(super) digests: BTreeMap<Sequence, Digest>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,8 +340,11 @@ impl Replica {
     /// What follows waits; and what is at this place has not ended.
     fn hold(&mut self, hold: Hold) {
         let (Hold::Saving { at, .. } | Hold::Flushing { at, .. }) = hold;
+        let open = !self.omits(Guard::SaveBeforeEnd);
         if let Some(standing) = self.standing() {
-            standing.open.insert(at);
+            if open {
+                standing.open.insert(at);
+            }
             standing.hold = Some(hold);
         }
     }

@@ -165,6 +165,11 @@ impl<O: Copy> Works<O> {
         self.works.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.works.len()
+    }
+
     /// For how long the slowest work has been running.
     pub(super) fn slowest(&self, now: Moment) -> Millis {
         let running = self.works.values().filter_map(|work| work.since);

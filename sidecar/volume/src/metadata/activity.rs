@@ -63,6 +63,8 @@ pub(super) struct ActivityLog {
     number: u64,
     /// The last plan found no slot for who waits: all are claimed.
     full: bool,
+    /// Since then something was released, or became durable: it may have room.
+    eased: bool,
     /// Rises whenever something got hot.
     heat: u64,
 }
@@ -76,6 +78,7 @@ impl ActivityLog {
             cursor: 0,
             number: 0,
             full: false,
+            eased: false,
             heat: 0,
         }
     }
@@ -116,6 +119,7 @@ impl ActivityLog {
     pub(super) fn release(&mut self, extent: u32) {
         let place = &mut self.places[self.index[&extent]];
         place.claims = place.claims.checked_sub(1).expect("released as often as claimed");
+        self.eased |= place.claims == 0;
     }
 
     /// The next transaction, for requests that wait in this order, each for its extents; `saved`: the bitmaps' pages of an
@@ -123,6 +127,10 @@ impl ActivityLog {
     ///
     /// The first in the row can always be let in once earlier claims end: nobody behind it keeps a slot from it.
     pub(super) fn plan<'a>(&mut self, waiting: impl Iterator<Item = &'a [u32]>, saved: impl Fn(u32) -> bool) -> Plan {
+        let mut waiting = waiting.peekable();
+        if self.full && waiting.peek().is_some() && !std::mem::take(&mut self.eased) {
+            return Plan::Nothing;
+        }
         let mut wanted = BTreeSet::new();
         let mut updates: Vec<(usize, u32)> = Vec::new();
         let mut unsaved = Vec::new();
@@ -160,6 +168,7 @@ impl ActivityLog {
             place.heat = Heat::Hot;
         }
         self.heat += 1;
+        self.eased = true;
     }
 
     /// A slot to use again: the hand goes round and takes what was not used since its last passing.

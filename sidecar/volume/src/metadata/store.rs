@@ -187,6 +187,11 @@ impl Store {
         if self.sure { self.copies[0].min(self.copies[1]) } else { 0 }
     }
 
+    /// As if all that was read were durable: only tests do so.
+    pub(crate) fn trust(&mut self) {
+        self.sure = true;
+    }
+
     // --- peers and their bitmaps ---------------------------------------------------------------------------------
 
     /// The place of this replica; a new one has everything marked. Of the places that are taken, one that is not in `used`

@@ -11,8 +11,9 @@ use super::disk::{SECTOR, torn};
 use super::ledger::Outcome;
 use super::world::{World, recover};
 use crate::core::{Effect, Guard, Job};
+use crate::ids::{Generation, Sequence};
 use crate::metadata::{DataState, Recovery, Store};
-use crate::wire::Message;
+use crate::wire::{Frame, Message};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -56,10 +57,12 @@ impl World {
                 if answers && frame.epoch < self.nodes[node].promised {
                     return Err(format!("n{node} answers a frame below its promise: {:?}", frame.message));
                 }
-                if frame.message == Message::Promised {
-                    self.check_promise(node, frame.epoch)?;
+                match &frame.message {
+                    Message::Promised => self.check_promise(node, frame.epoch),
+                    Message::Durable => self.check_states(node, frame, &[(Sequence(1), frame.sequence)]),
+                    Message::Written { ranges } => self.check_states(node, frame, ranges),
+                    _ => Ok(()),
                 }
-                Ok(())
             }
             Effect::Answer { result: Ok(_), .. } => {
                 let here = &self.nodes[node];
@@ -106,6 +109,17 @@ impl World {
         }
         if self.found(node)?.0.superblock().promised < epoch {
             return Err(format!("n{node} promises {epoch:?}, and its superblock does not"));
+        }
+        Ok(())
+    }
+
+    /// A generation whose place is said to be done is durable.
+    fn check_states(&mut self, node: usize, frame: &Frame, ranges: &[(Sequence, Sequence)]) -> Outcome {
+        let within = |at: &Sequence| ranges.iter().any(|(first, last)| first <= at && at <= last);
+        let told = self.nodes[node].states.iter().filter(|(session, at, _)| *session == frame.session && within(at));
+        let Some(last) = told.map(|(_, _, generation)| *generation).max() else { return Ok(()) };
+        if !knows(&self.found(node)?.0, last) {
+            return Err(format!("n{node} says that it has {last:?}, and its superblock does not"));
         }
         Ok(())
     }
@@ -177,6 +191,8 @@ impl World {
                 self.check_claims(a, &left[a], b, &left[b])?;
             }
         }
+        // Of all who ever led: what was completed in it, or before, is all that was acknowledged.
+        let completed = left.iter().filter_map(|(_, store)| store.superblock().completed).max();
         for (node, (data, store)) in left.iter().enumerate() {
             let here = &self.nodes[node];
             if store.superblock().promised < here.promised {
@@ -186,6 +202,10 @@ impl World {
                 continue;
             }
             self.ledger.is_prefix(data, &format!("n{node} is whole and has"))?;
+            if completed.is_some_and(|completed| knows(store, completed)) {
+                // Nobody would see that it is another history.
+                self.ledger.has_all(0, data, true, &format!("n{node} knows the generation, is whole and has"))?;
+            }
             if self.row.in_sync.contains(&node) {
                 let who = format!("member n{node} would have");
                 self.ledger.has_all(0, data, true, &who)?;
@@ -229,4 +249,9 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Whether this replica counts as one that has what was completed in this generation.
+fn knows(store: &Store, generation: Generation) -> bool {
+    store.superblock().generations.iter().any(|one| one.epoch == generation.epoch && one.turn >= generation.turn)
 }

@@ -114,7 +114,7 @@ impl World {
         here.orders.clear();
         (here.taken, here.leads, here.growing) = (None, None, None);
         (here.frozen, here.sick, here.unreadable, here.spoilt) = (false, false, false, false);
-        (here.stalled, here.slow, here.deaf) = ([false; 2], 0, 0);
+        (here.stalled, here.slow, here.deaf, here.never_flushes) = ([false; 2], 0, 0, false);
         self.asked.retain(|_, asked| asked.node != node);
         let gone: Vec<Wire> = self.wires.extract_if(.., |wire| wire.ends.iter().any(|end| end.0 == node)).collect();
         for (other, link) in gone.into_iter().flat_map(|wire| wire.ends).filter(|end| end.0 != node) {

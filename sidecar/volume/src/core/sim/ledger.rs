@@ -88,6 +88,13 @@ impl Ledger {
         self.unflushed.clear();
     }
 
+    /// Somebody has ordered that what was acknowledged may be lost.
+    pub(super) fn forgive(&mut self) {
+        self.durable.fill(0);
+        self.order.iter_mut().for_each(Vec::clear);
+        self.cache_lost();
+    }
+
     /// The tag that this sector shows, if it may show it; `after`: nothing older.
     fn shows(&self, sector: usize, bytes: &[u8], after: u64, who: &str) -> Result<u64, String> {
         let tag = u64::from_le_bytes(bytes[..8].try_into().expect("eight"));

@@ -9,6 +9,7 @@ mod clients;
 mod disk;
 mod faults;
 mod ledger;
+mod stories;
 mod tests;
 mod weather;
 mod world;

@@ -128,4 +128,9 @@ left_out! {
     a_flush_on_one_side_is_found FlushAll Weather::of(&[(1, Fault::Cut)]).cached();
     disorder_where_writes_meet_is_found OrderMeeting Weather::of(&[(1, Fault::Lag)]);
     a_read_of_what_is_not_answered_is_found ReadAfterWrites Weather::of(&[(1, Fault::Lag)]);
+    relying_on_what_is_only_cached_is_found SureFirst Weather::of(&[(1, Fault::Crash)]).rough();
+    reading_behind_a_closed_gate_is_found GateReads Weather::of(&[(1, Fault::Freeze)]);
+    a_generation_before_it_is_durable_is_found SaveBeforeEnd Weather::of(&[(1, Fault::Cut)]).three();
+    letting_go_without_a_turn_is_found TurnOnLetGo Weather::of(&[(1, Fault::Cut), (1, Fault::Deaf)]);
+    a_half_image_that_knows_too_much_is_found ResyncFirst Weather::of(&[(1, Fault::Cut)]);
 }

@@ -123,6 +123,11 @@ impl Weather {
         Self { write_through: false, ..self }
     }
 
+    /// With hardly a rest between two faults.
+    pub(super) fn rough(self) -> Self {
+        Self { calm_steps: 40, ..self }
+    }
+
     pub(super) fn three(self) -> Self {
         Self { nodes: Some(3), ..self }
     }

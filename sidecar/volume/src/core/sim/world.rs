@@ -5,9 +5,9 @@ use super::disk::{Disk, SECTOR};
 use super::ledger::{Ledger, Outcome};
 use super::weather::Weather;
 use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Replica, Report, RequestId};
-use crate::ids::{Digest, Span};
+use crate::ids::{Digest, Generation, Sequence, Session, Span};
 use crate::metadata::{Batch, Geometry, PAGE, Recovery, Store};
-use crate::wire::Frame;
+use crate::wire::{Frame, Message};
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation, Lineage};
 use lease::time::Moment;
@@ -43,6 +43,8 @@ pub(super) struct Node {
     pub(super) growing: Option<Incarnation>,
     /// The highest promise that anybody was told.
     pub(super) promised: Epoch,
+    /// Generations that it was told in the present session, with their places.
+    pub(super) states: Vec<(Session, Sequence, Generation)>,
     /// It has lost its cache, and has not been told since that it has everything.
     pub(super) hazy: bool,
     pub(super) frozen: bool,
@@ -55,6 +57,8 @@ pub(super) struct Node {
     pub(super) sick: bool,
     pub(super) unreadable: bool,
     pub(super) spoilt: bool,
+    /// Its flushes do not end.
+    pub(super) never_flushes: bool,
 }
 
 #[derive(Debug)]
@@ -175,6 +179,7 @@ impl World {
                 orders: VecDeque::new(),
                 growing: None,
                 promised: Epoch(0),
+                states: Vec::new(),
                 hazy: false,
                 frozen: false,
                 deaf: 0,
@@ -183,6 +188,7 @@ impl World {
                 sick: false,
                 unreadable: false,
                 spoilt: false,
+                never_flushes: false,
             }
         };
         Self {
@@ -279,7 +285,7 @@ impl World {
             && self.nodes[self.row.holder].leads == Some(self.row.epoch)
     }
 
-    fn step(&mut self) -> Outcome {
+    pub(super) fn step(&mut self) -> Outcome {
         self.at += 1;
         let us = (50 + self.dice.below(600) as u64) * self.weather.pace;
         self.now = Moment { boottime_us: self.now.boottime_us + us, monotonic_raw_us: self.now.monotonic_raw_us + us };
@@ -309,6 +315,9 @@ impl World {
         let now = self.now;
         let Some(replica) = &mut self.nodes[node].replica else { return Ok(()) };
         replica.step(event, now, &mut out);
+        if let Some((what, found, bound)) = replica.sizes(CLIENTS).into_iter().find(|(_, found, bound)| found > bound) {
+            return Err(format!("n{node} keeps {found} {what}, more than {bound}"));
+        }
         for effect in out {
             self.check_effect(node, &effect)?;
             self.effect(node, effect)?;
@@ -377,6 +386,11 @@ impl World {
             return Ok(());
         }
         let (node, link) = wire.ends[way];
+        if let Message::State { generation, .. } = frame.message {
+            let states = &mut self.nodes[node].states;
+            states.retain(|(session, _, _)| *session == frame.session);
+            states.push((frame.session, frame.sequence, generation));
+        }
         self.step_replica(node, Event::Received { link, frame })
     }
 
@@ -405,6 +419,9 @@ impl World {
             return Ok(());
         }
         let at = self.dice.below(here.jobs.len());
+        if here.never_flushes && here.jobs[at].1 == Job::Flush {
+            return Ok(());
+        }
         let (io, job, mark) = here.jobs.swap_remove(at);
         let answer = self.do_job(node, &job, mark);
         self.step_replica(node, Event::Done { io, answer })

@@ -1,0 +1,267 @@
+//! One machine, told by hand what others would tell it.
+
+use super::{
+    Answer, Ask, Effect, Event, Io, Job, Link, REQUESTS_MAX, Refusal, Replica, Report, RequestId, STALL, Setup,
+};
+use crate::ids::{Generation, Life, Sequence, Session, Span, VolumeNo};
+use crate::metadata::{DataState, Geometry, Store};
+use crate::wire::{Bye, Frame, Introduction, Message};
+use bytes::Bytes;
+use lease::ids::{Epoch, Incarnation, Lineage};
+use lease::time::{Millis, Moment};
+use std::collections::BTreeSet;
+
+const LINK: Link = Link(9);
+
+/// A machine with its metadata on a disk that answers at once, unless it stands still.
+struct Told {
+    machine: Replica,
+    now: Moment,
+    stands_still: bool,
+    jobs: Vec<(Io, Job)>,
+    said: Vec<Message>,
+    hung_up: Vec<Bye>,
+    answers: Vec<(RequestId, Result<Bytes, Refusal>)>,
+    report: Report,
+    place: Sequence,
+}
+
+fn name(text: &str) -> Incarnation {
+    Incarnation::new(text).expect("a name")
+}
+
+fn span(extent: u64, len: u64) -> Span {
+    Span { volume: VolumeNo(0), at: extent << 18, len }
+}
+
+fn write(extent: u64) -> Ask {
+    let span = span(extent, 4096);
+    Ask::Write { volume: span.volume, at: span.at, data: vec![1; 4096].into(), fua: false }
+}
+
+impl Told {
+    /// Eight extents of 64 chunks of 4 KiB, and so many slots.
+    fn new(slots: u16) -> Self {
+        let geometry = Geometry::new(vec![8 << 18], 12, slots).expect("it fits");
+        let (store, _) = Store::format(Lineage::new("l").expect("a name"), name("me"), geometry);
+        let machine = Replica::new(Setup { life: Life(1), write_through: false }, store, false);
+        let mut told = Self {
+            machine,
+            now: Moment::default(),
+            stands_still: false,
+            jobs: Vec::new(),
+            said: Vec::new(),
+            hung_up: Vec::new(),
+            answers: Vec::new(),
+            report: Report::default(),
+            place: Sequence(0),
+        };
+        told.step(Event::Tick);
+        told
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            let mut out = Vec::new();
+            self.machine.step(event, self.now, &mut out);
+            for effect in out {
+                match effect {
+                    Effect::Submit { io, job } => self.jobs.push((io, job)),
+                    Effect::Persist(_) if self.stands_still => {}
+                    Effect::Persist(batch) => events.push(Event::Persisted { batch: batch.number }),
+                    Effect::Send { frame, .. } => self.said.push(frame.message),
+                    Effect::HangUp { why, .. } => self.hung_up.push(why),
+                    Effect::Answer { id, result } => self.answers.push((id, result)),
+                    Effect::Report(report) => self.report = report,
+                }
+            }
+        }
+    }
+
+    fn later(&mut self, after: Millis) {
+        self.now = self.now.after(after);
+        self.step(Event::Tick);
+    }
+
+    /// All that is on the disk ends.
+    fn disk(&mut self) {
+        while !self.jobs.is_empty() {
+            let (io, job) = self.jobs.remove(0);
+            let answer = match job {
+                Job::Read(span) => Answer::Data(vec![0; usize::try_from(span.len).expect("small")].into()),
+                _ => Answer::Done,
+            };
+            self.step(Event::Done { io, answer });
+        }
+    }
+
+    fn leading(slots: u16, need: BTreeSet<Incarnation>) -> Self {
+        let mut told = Self::new(slots);
+        told.step(Event::Promise { epoch: Epoch(1) });
+        told.step(Event::Lead { epoch: Epoch(1), need });
+        told.disk();
+        told
+    }
+
+    fn hear(&mut self, message: Message) {
+        let place = if message.in_stream() { self.place.next() } else { Sequence(0) };
+        self.place = self.place.max(place);
+        let frame = Frame { epoch: Epoch(2), session: Session(1), sequence: place, message };
+        self.step(Event::Received { link: LINK, frame });
+    }
+
+    /// A standby that a primary has just begun to stream to.
+    fn standing(slots: u16) -> Self {
+        let mut told = Self::new(slots);
+        told.step(Event::Admit { from: Some(Epoch(0)) });
+        let introduction = Introduction {
+            lineage: Lineage::new("l").expect("a name"),
+            incarnation: name("other"),
+            life: Life(7),
+            chunk_shift: 12,
+            features: 0,
+            volumes: vec![8 << 18],
+        };
+        told.hear(Message::Hello(introduction));
+        told.hear(Message::Generations(Vec::new()));
+        told.hear(Message::Promise);
+        assert_eq!(told.said.last(), Some(&Message::Promised));
+        told.hear(Message::State { generation: Generation { epoch: Epoch(2), turn: 0 }, companions: Vec::new() });
+        told
+    }
+
+    fn hear_write(&mut self, extent: u64) {
+        let Ask::Write { volume, at, data, fua } = write(extent) else { unreachable!("it is a write") };
+        self.hear(Message::Write { volume, at, data, fua });
+    }
+
+    fn changes(&self) -> usize {
+        self.jobs.iter().filter(|(_, job)| job.changes()).count()
+    }
+}
+
+#[test]
+fn what_follows_a_barrier_waits_until_what_came_before_is_durable() {
+    let mut told = Told::standing(4);
+    told.hear_write(0);
+    told.hear(Message::Barrier);
+    told.hear_write(1);
+    assert_eq!(told.changes(), 1, "only the first");
+    let (io, _) = told.jobs.remove(0);
+    told.step(Event::Done { io, answer: Answer::Done });
+    assert!(matches!(told.jobs[..], [(_, Job::Flush)]), "then a flush: {:?}", told.jobs);
+    let (io, _) = told.jobs.remove(0);
+    told.step(Event::Done { io, answer: Answer::Done });
+    assert_eq!(told.changes(), 1, "and then the second");
+}
+
+#[test]
+fn nothing_changes_behind_what_was_left_out_before_a_resync_is_said() {
+    let mut told = Told::standing(4);
+    told.hear(Message::CaughtUp);
+    told.disk();
+    assert_eq!(told.report.caught_up, Some(Epoch(2)));
+    told.hear(Message::OutOfSync { span: span(3, 4096) });
+    assert_eq!((told.report.caught_up, told.report.consistent), (None, true), "old, and whole");
+    let slot = told.machine.store().superblock().slot_of(&name("other")).expect("it is known");
+    assert_eq!(told.machine.store().marked(slot, 3), 1);
+    told.hear_write(0);
+    assert_eq!((told.changes(), &told.hung_up[..]), (0, &[Bye::Confused][..]));
+
+    let mut told = Told::standing(4);
+    told.hear(Message::OutOfSync { span: span(3, 4096) });
+    told.hear(Message::Resync);
+    assert!(!told.report.consistent);
+    told.hear_write(0);
+    assert_eq!((told.changes(), told.hung_up.len()), (1, 0));
+    assert_eq!(told.machine.store().superblock().state, DataState::Inconsistent);
+}
+
+#[test]
+fn metadata_that_stands_still_is_a_disk_that_stands_still() {
+    let mut told = Told::leading(4, [].into());
+    told.stands_still = true;
+    told.step(Event::Ask { id: RequestId(1), ask: write(5) });
+    told.later(Millis(STALL.0 - 1));
+    assert!(!told.report.failed);
+    told.later(Millis(1));
+    assert!(told.report.failed);
+    assert!(told.answers.is_empty(), "and nothing is told");
+}
+
+#[test]
+fn a_closed_gate_loses_nothing_and_answers_all_when_it_opens() {
+    let mut told = Told::leading(4, [].into());
+    told.step(Event::Freeze { frozen: true });
+    told.step(Event::Ask { id: RequestId(1), ask: write(0) });
+    told.step(Event::Ask { id: RequestId(2), ask: Ask::Read(span(1, 512)) });
+    told.step(Event::Ask { id: RequestId(3), ask: Ask::Flush });
+    told.disk();
+    assert!(told.answers.is_empty(), "{:?}", told.answers);
+    told.step(Event::Freeze { frozen: false });
+    let answered: BTreeSet<_> = told.answers.iter().filter(|(_, result)| result.is_ok()).map(|(id, _)| *id).collect();
+    assert_eq!(answered, [1, 2, 3].map(RequestId).into());
+}
+
+#[test]
+fn requests_are_taken_up_to_a_bound() {
+    // A member that is needed and away: nothing can be answered.
+    let mut told = Told::leading(4, [name("other")].into());
+    let mut taken = 0;
+    while told.machine.takes_requests() {
+        taken += 1;
+        let ask = if taken % 2 == 0 { write(0) } else { Ask::Read(span(0, 512)) };
+        told.step(Event::Ask { id: RequestId(taken), ask });
+        told.disk();
+        assert!(taken <= REQUESTS_MAX as u64 + 1, "it must end");
+    }
+    assert_eq!(told.answers.len(), 1, "but for the read before the first write");
+    let sizes = told.machine.sizes(REQUESTS_MAX);
+    assert!(sizes.iter().all(|(_, found, bound)| found <= bound), "{sizes:?}");
+    assert_eq!(told.report.missing, [name("other")].into());
+    told.step(Event::Need { epoch: Epoch(1), need: [].into(), seen: told.report.number });
+    told.disk();
+    assert!(told.machine.takes_requests());
+    assert_eq!(told.answers.len() as u64, taken);
+}
+
+#[test]
+fn who_needs_much_of_a_full_log_is_not_overtaken_for_ever() {
+    let mut told = Told::leading(2, [].into());
+    told.step(Event::Ask { id: RequestId(1), ask: write(0) });
+    told.step(Event::Ask { id: RequestId(2), ask: write(1) });
+    // Both slots, both others: the log is full, and these two never rest.
+    told.step(Event::Ask {
+        id: RequestId(3),
+        ask: Ask::Zero { span: Span { volume: VolumeNo(0), at: (3 << 18) - 4096, len: 8192 }, fua: false },
+    });
+    for id in 4..40 {
+        told.step(Event::Ask { id: RequestId(id), ask: write(id % 2) });
+        if let Some((io, _)) = (!told.jobs.is_empty()).then(|| told.jobs.remove(0)) {
+            told.step(Event::Done { io, answer: Answer::Done });
+        }
+    }
+    assert!(told.answers.iter().any(|(id, result)| *id == RequestId(3) && result.is_ok()), "{:?}", told.answers);
+}
+
+#[test]
+fn a_standby_that_never_promises_is_given_up() {
+    let mut told = Told::leading(4, [].into());
+    told.step(Event::Connected { link: LINK });
+    let caps = Introduction {
+        lineage: Lineage::new("l").expect("a name"),
+        incarnation: name("other"),
+        life: Life(7),
+        chunk_shift: 12,
+        features: 0,
+        volumes: vec![8 << 18],
+    };
+    let frame = Frame { epoch: Epoch(1), session: Session(1), sequence: Sequence(0), message: Message::Caps(caps) };
+    told.step(Event::Received { link: LINK, frame });
+    assert!(told.said.contains(&Message::Promise));
+    told.later(Millis(STALL.0 - 1));
+    assert!(told.hung_up.is_empty(), "it may be draining");
+    told.later(Millis(1));
+    assert_eq!(told.hung_up, [Bye::Closing]);
+}
