@@ -309,6 +309,24 @@ mod tests {
     }
 
     #[test]
+    fn volumes_take_the_defaults_and_their_mistakes_are_told() {
+        let least = "cluster='web'\nnode='a'\ntable='t'\nbus='b'\n";
+        let volumes = read(&format!("{least}[[volume]]\nname='data'\nbacking='/dev/nvme1n1'"))
+            .expect("good")
+            .volumes
+            .expect("one");
+        assert_eq!((volumes.listen, volumes.metadata), (default_volumes_listen(), None));
+        assert_eq!(volumes.volumes[0].socket, Path::new("/run/leasehold/data.sock"));
+        let wrong = "[volumes]\nlisten='7401'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\n[[volume]]\nname='x'\nbacking='/y'";
+        let told = read(&format!("{least}{wrong}")).expect_err("many mistakes").to_string();
+        for part in ["volumes.listen", "volume[0].name", "volume[0].backing", "each volume needs its own name"] {
+            assert!(told.contains(part), "{part} in:\n{told}");
+        }
+        let told = read(&format!("{least}[volumes]\n")).expect_err("none").to_string();
+        assert!(told.contains("there is no [[volume]]"), "{told}");
+    }
+
+    #[test]
     fn two_resources_of_one_name_are_refused() {
         let one = "[[resource]]\nname='x'\nkind='script'\nstart=['/bin/x']\n";
         let told =

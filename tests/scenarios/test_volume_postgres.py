@@ -4,7 +4,9 @@ committed is there on the other one.
 
 import filecmp
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,8 +25,9 @@ VOLUMES_PORT = 7401
 
 
 @pytest.fixture(scope="module")
-def data_stage(tmp_path_factory):
-    with Cloud(work=tmp_path_factory.mktemp("data")) as cloud:
+def data_stage():
+    # Not pytest's folder: PostgreSQL runs as a user of its own, to whom that is closed.
+    with tempfile.TemporaryDirectory(prefix="leasehold-", dir="/var/tmp") as folder, Cloud(work=Path(folder)) as cloud:
         net = networks.create(cloud)
         deployment = Deployment(cloud, DEPLOYMENT, [ClusterSpec("data", net, ttl_ms=TTL_MS)])
         deployment.bootstrap()
