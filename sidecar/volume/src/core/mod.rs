@@ -322,6 +322,8 @@ pub(crate) enum Guard {
     GateReads,
     /// 3: nothing of a stream is settled while a write from before it is not durable everywhere.
     SettleElders,
+    /// 3: marks against companions stay until the stream is settled.
+    KeepForCompanions,
     /// 6: an image that is sent again what it may have lost is marked.
     MarkResent,
     /// 3: what a new primary has not flushed is not copied.

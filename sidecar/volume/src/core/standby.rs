@@ -513,6 +513,10 @@ impl Replica {
             history.into_iter().chain(latest).for_each(|generation| superblock.begin(generation));
         });
         primary.into_iter().for_each(|slot| self.store.clear_all(slot));
+        if self.omits(Guard::KeepForCompanions) {
+            let companions = self.standing().map(|standing| standing.companions.clone());
+            companions.into_iter().flatten().for_each(|slot| self.store.clear_all(slot));
+        }
         if let Some(standing) = self.standing() {
             standing.hold = Some(Hold::Saving { at, version, then: Then::InSync });
         }

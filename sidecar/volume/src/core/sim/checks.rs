@@ -11,7 +11,7 @@ use super::disk::{SECTOR, torn};
 use super::ledger::Outcome;
 use super::world::{World, recover};
 use crate::core::{Effect, Guard, Job};
-use crate::ids::{Generation, Sequence};
+use crate::ids::{Generation, Sequence, Session};
 use crate::metadata::{DataState, Recovery, Store};
 use crate::wire::{Frame, Message};
 use std::collections::BTreeSet;
@@ -116,7 +116,11 @@ impl World {
     /// A generation whose place is said to be done is durable.
     fn check_states(&mut self, node: usize, frame: &Frame, ranges: &[(Sequence, Sequence)]) -> Outcome {
         let within = |at: &Sequence| ranges.iter().any(|(first, last)| first <= at && at <= last);
-        let told = self.nodes[node].states.iter().filter(|(session, at, _)| *session == frame.session && within(at));
+        // Numbers of sessions begin anew with each epoch; a generation names its own.
+        let this =
+            |session: Session, generation: Generation| (session, generation.epoch) == (frame.session, frame.epoch);
+        let told = self.nodes[node].states.iter();
+        let told = told.filter(|(session, at, generation)| this(*session, *generation) && within(at));
         let Some(last) = told.map(|(_, _, generation)| *generation).max() else { return Ok(()) };
         if !knows(&self.found(node)?.0, last) {
             return Err(format!("n{node} says that it has {last:?}, and its superblock does not"));

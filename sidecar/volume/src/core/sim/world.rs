@@ -388,7 +388,7 @@ impl World {
         let (node, link) = wire.ends[way];
         if let Message::State { generation, .. } = frame.message {
             let states = &mut self.nodes[node].states;
-            states.retain(|(session, _, _)| *session == frame.session);
+            states.retain(|(session, _, told)| (*session, told.epoch) == (frame.session, frame.epoch));
             states.push((frame.session, frame.sequence, generation));
         }
         self.step_replica(node, Event::Received { link, frame })
