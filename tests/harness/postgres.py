@@ -5,6 +5,7 @@ This is how a volume is used where the kernel has no NBD client, as on this mach
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -35,14 +36,22 @@ stop_limit_ms = 20000
 
 START = """\
 #!/bin/sh
-# Whatever an earlier run left, the file system on the volume, and the server in it.
+# The volume as a file; then the rest where only that sees it.
 set -eu
 cd {home}
-umount -l mnt 2>/dev/null || true
 umount -l nbd 2>/dev/null || true
 mkdir -p nbd mnt
 nbdfuse nbd/volume --unix {home}/run/data.sock &
 until [ -s nbd/volume ]; do sleep 0.02; done
+# In a mount namespace of its own: one that is killed with nbdfuse in it would wait for nbdfuse to write back what ext4 holds,
+# and nbdfuse for the namespace to end.
+exec unshare --mount --propagation slave -- {home}/postgres-inside
+"""
+
+INSIDE = """\
+#!/bin/sh
+set -eu
+cd {home}
 # Formatted at the very first start only.
 blkid -p nbd/volume >/dev/null || mkfs.ext4 -q -E nodiscard,lazy_itable_init=0 nbd/volume
 mount -o loop,noatime nbd/volume mnt
@@ -55,15 +64,21 @@ if ! [ -d mnt/pg ]; then
 fi
 # Names a process of another machine: this node has the volume to itself, or the mount would have failed.
 rm -f mnt/pg/postmaster.pid
-exec runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -w -t 50 -l {home}/postgres.log \\
+runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -w -t 50 -l {home}/postgres.log \\
     -o "-c listen_addresses={virtual_ip} -c unix_socket_directories='' -c shared_buffers=32MB -c max_connections=20" start
+head -1 mnt/pg/postmaster.pid > postgres.pid
 """
 
 STOP = """\
 #!/bin/sh
 cd {home}
-[ -d mnt/pg ] && runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -m fast -w stop
-umount mnt 2>/dev/null || umount -l mnt
+pid=$(cat postgres.pid 2>/dev/null) || exit 0
+# After a kill the file is stale, and its number may be somebody else's by now. With the last process of the namespace the file
+# system is unmounted.
+if grep -qs "{home}/mnt/pg" "/proc/$pid/cmdline"; then
+    nsenter --mount="/proc/$pid/ns/mnt" -- sh -c "runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -m fast -w stop; umount {home}/mnt"
+fi
+rm -f postgres.pid
 umount nbd 2>/dev/null || umount -l nbd
 exit 0
 """
@@ -78,7 +93,7 @@ def binaries() -> Path:
 
 def write(home: Path, virtual_ip: str) -> None:
     """A node's scripts, and its replica: blank."""
-    for name, text in (("postgres-start", START), ("postgres-stop", STOP)):
+    for name, text in (("postgres-start", START), ("postgres-inside", INSIDE), ("postgres-stop", STOP)):
         (home / name).write_text(text.format(home=home, bin=binaries(), virtual_ip=virtual_ip))
         (home / name).chmod(0o755)
     # PostgreSQL's own user goes in and out.
@@ -149,8 +164,9 @@ class Writer:
                     hang.cancel()
                 client.kill()
                 client.wait()
-                client.stdin.close()
                 client.stdout.close()
+                with contextlib.suppress(BrokenPipeError):  # what it had not read is of no interest
+                    client.stdin.close()
             self._stop.wait(0.1)
 
     def lost(self) -> set[int]:
