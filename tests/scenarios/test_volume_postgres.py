@@ -16,7 +16,8 @@ from harness.clients import Clients
 from harness.cloud import Cloud
 from harness.cluster import Cluster
 from harness.deployment import ClusterSpec, Deployment
-from harness.scene import Scene
+from harness.judges import assert_only_functions_changed_network, assert_single_service
+from harness.scene import SETTLE_S, Scene
 
 from .conftest import TTL_MS
 
@@ -52,6 +53,9 @@ def data(data_stage):
     scene.writer = writer
     yield scene
     writer.stop()
+    time.sleep(SETTLE_S)
+    assert_single_service(scene.clients.pinned_answers(scene.mark), scene.leaks)
+    assert_only_functions_changed_network(scene.cloud.audit(scene.audit_mark), DEPLOYMENT)
 
 
 def _answers(writer):
