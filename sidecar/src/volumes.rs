@@ -87,35 +87,37 @@ pub fn open(config: &VolumesConfig, instance: &str, state: &StateDir) -> Result<
     let known: Option<Known> = state.read_json(FILE)?;
     let here = found(&opened);
     if known.as_ref() != Some(&here) {
-        let is_new = opened.store.superblock().generations.is_empty();
-        if !is_new {
+        // A blank one, too: disks are cloned with what `create` made on them, and the holder's own name would count as in sync.
+        if !opened.store.superblock().generations.is_empty() {
             tracing::warn!(
                 ?known,
                 ?here,
                 "these disks are not the ones that this machine had: they are another replica from now on, and are compared with the holder's"
             );
-            let name = Incarnation::new(format!("r-{}", random_hex(8))).expect("a valid name");
-            opened.rename(name)?;
         }
+        let name = Incarnation::new(format!("r-{}", random_hex(8))).expect("a valid name");
+        opened.rename(name)?;
         state.write_json(FILE, &found(&opened))?;
     }
     Ok(opened)
 }
 
-/// EBS volumes have a serial number of their own, which no snapshot takes along; a file has its place.
+/// EBS volumes have a serial number of their own, which no snapshot takes along; a file has its inode. Neither depends on the
+/// order in which a boot finds devices: a replica that changes its name has to be compared anew.
 fn disk_name(path: &Path) -> String {
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
     let Ok(found) = std::fs::metadata(path) else { return String::new() };
     if !found.file_type().is_block_device() {
-        return format!("file {}:{}", found.dev(), found.ino());
+        return format!("file {}", found.ino());
     }
     let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
     let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-    // A partition's disk is one folder up.
-    let serial = ["device/serial", "../device/serial", "serial"]
-        .into_iter()
-        .find_map(|place| std::fs::read_to_string(device.join(place)).ok());
-    format!("disk {} {minor}", serial.as_deref().map_or("without serial", str::trim))
+    let read = |place: &str| std::fs::read_to_string(device.join(place)).ok().map(|text| text.trim().to_owned());
+    // A partition's disk is one folder up. Device mapper has a name of its own kind.
+    let serial =
+        ["device/serial", "../device/serial", "serial", "../serial", "dm/uuid", "wwid"].into_iter().find_map(read);
+    let part = read("partition").unwrap_or_default();
+    format!("disk {} {part}", serial.as_deref().unwrap_or("without serial"))
 }
 
 /// What is needed to start them, beside the replica itself.
@@ -309,4 +311,62 @@ fn export(volume: VolumeNo, config: &VolumeConfig) -> Export {
         patience: PATIENCE,
     };
     Export { volume, places: vec![Place::Unix(config.socket.clone())], config: nbd }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::open;
+    use crate::config::{VolumeConfig, VolumesConfig};
+    use crate::state_dir::StateDir;
+    use crate::state_dir::tests::Scratch;
+    use std::path::Path;
+    use volume::drive::area::{Files, Shape};
+
+    fn config(folder: &Path) -> VolumesConfig {
+        let (backing, socket) = (folder.join("disk"), folder.join("socket"));
+        VolumesConfig {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            metadata: Some(folder.join("metadata")),
+            volumes: vec![VolumeConfig { name: "data".into(), backing, socket }],
+        }
+    }
+
+    fn name(config: &VolumesConfig, instance: &str, state: &Path) -> String {
+        let state = StateDir::open(state).expect("open");
+        open(config, instance, &state).expect("a replica").store.superblock().incarnation.to_string()
+    }
+
+    #[test]
+    fn disks_keep_their_name_and_a_copy_never_has_it() {
+        let (here, there) = (Scratch::new(), Scratch::new());
+        let config_here = config(here.path());
+        std::fs::write(&config_here.volumes[0].backing, vec![0; 1 << 20]).expect("a disk");
+        let files = Files {
+            backings: vec![config_here.volumes[0].backing.clone()],
+            metadata: config_here.metadata.clone(),
+            buffered: false,
+        };
+        let lineage = lease::ids::Lineage::new("web").expect("a name");
+        let made = lease::ids::Incarnation::new("made").expect("a name");
+        files.create(lineage, made, &Shape::default()).expect("created");
+        // A clone of the blank disks, as an image of a machine makes it.
+        let config_there = config(there.path());
+        for file in ["disk", "metadata"] {
+            std::fs::copy(here.path().join(file), there.path().join(file)).expect("copied");
+        }
+        let state = |scratch: &Scratch| scratch.path().join("state");
+        for scratch in [&here, &there] {
+            std::fs::create_dir(state(scratch)).expect("a folder");
+        }
+        let first = name(&config_here, "i-0a", &state(&here));
+        assert_eq!(name(&config_here, "i-0a", &state(&here)), first, "a restart changes nothing");
+        assert_ne!(name(&config_there, "i-0b", &state(&there)), first);
+        // The disks and the state directory of an image, started as another instance.
+        assert_ne!(name(&config_here, "i-0c", &state(&here)), first);
+        // Restored from a copy: another file, with what the name stood for some time ago.
+        let kept = name(&config_here, "i-0c", &state(&here));
+        std::fs::copy(here.path().join("disk"), here.path().join("restored")).expect("copied");
+        std::fs::rename(here.path().join("restored"), here.path().join("disk")).expect("put back");
+        assert_ne!(name(&config_here, "i-0c", &state(&here)), kept);
+    }
 }

@@ -21,6 +21,8 @@ const INPUT_BYTES: usize = 64 << 10;
 const SLICES_MAX: usize = 128;
 /// A dead machine is noticed by the machine's own signs of life; this only frees what hangs on its connections.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// For the last word to a peer that hangs, or is gone without one.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// What the kernel holds for a peer: about what a link of 10 Gbit/s has on its way within 3 ms.
 const BUFFER_BYTES: usize = 4 << 20;
 
@@ -33,8 +35,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 pub(super) struct Outbox {
     parts: RefCell<VecDeque<Bytes>>,
     filled: Notify,
-    /// Nothing more is put in; what is in is sent.
+    /// Nothing more is put in; what is in is sent, if the peer takes it in time.
     parting: Cell<bool>,
+    parted: Notify,
     /// Nothing more is sent.
     closed: Cell<bool>,
 }
@@ -55,6 +58,7 @@ impl Outbox {
         let message = Message::Bye(why);
         self.push(&Frame { epoch: Epoch(0), session: Session(0), sequence: Sequence(0), message });
         self.parting.set(true);
+        self.parted.notify_one();
     }
 
     pub(super) fn close(&self) {
@@ -81,6 +85,7 @@ pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
 /// Carries frames until the connection ends, from either side. `first`: this side opened it.
 pub(super) async fn run(driver: Rc<Driver>, stream: impl Stream, first: bool) {
     let (link, outbox) = driver.open_link();
+    let _open = Open { driver: Rc::clone(&driver), link };
     let (read, write) = tokio::io::split(stream);
     if first {
         driver.step(Event::Connected { link });
@@ -92,7 +97,18 @@ pub(super) async fn run(driver: Rc<Driver>, stream: impl Stream, first: bool) {
     if let Err(error) = ended {
         tracing::info!(%error, "a link to a peer ended");
     }
-    driver.close_link(link);
+}
+
+/// A link that is in use. However its task ends, the machine hears of it.
+struct Open {
+    driver: Rc<Driver>,
+    link: Link,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.driver.close_link(self.link);
+    }
 }
 
 async fn receive(driver: &Rc<Driver>, link: Link, mut stream: ReadHalf<impl Stream>) -> io::Result<()> {
@@ -117,7 +133,19 @@ async fn receive(driver: &Rc<Driver>, link: Link, mut stream: ReadHalf<impl Stre
     }
 }
 
-async fn send(outbox: &Outbox, mut stream: WriteHalf<impl Stream>) -> io::Result<()> {
+/// Sends until the outbox is closed, or until it has parted: from a peer that takes nothing any more, after a while.
+async fn send(outbox: &Outbox, stream: WriteHalf<impl Stream>) -> io::Result<()> {
+    let late = async {
+        outbox.parted.notified().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        sent = pour(outbox, stream) => sent,
+        () = late => Ok(()),
+    }
+}
+
+async fn pour(outbox: &Outbox, mut stream: WriteHalf<impl Stream>) -> io::Result<()> {
     loop {
         outbox.filled.notified().await;
         loop {
@@ -157,4 +185,28 @@ async fn write_all(stream: &mut WriteHalf<impl Stream>, parts: Vec<Bytes>) -> io
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outbox, send};
+    use crate::ids::{Sequence, Session, VolumeNo};
+    use crate::wire::{Bye, Frame, Message};
+    use bytes::Bytes;
+    use lease::ids::Epoch;
+    use std::time::Duration;
+
+    /// A machine that has lost its power acknowledges nothing, and closes nothing: whoever waits to say goodbye to it would not
+    /// connect to it when it is back.
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_parted_from() {
+        let (here, _there) = tokio::io::duplex(64);
+        let outbox = Outbox::default();
+        let message = Message::Write { volume: VolumeNo(0), at: 0, data: Bytes::from(vec![7; 4096]), fua: false };
+        outbox.push(&Frame { epoch: Epoch(1), session: Session(1), sequence: Sequence(1), message });
+        outbox.part(Bye::Closing);
+        let (_, write) = tokio::io::split(here);
+        let sent = tokio::time::timeout(Duration::from_secs(30), send(&outbox, write)).await;
+        assert!(matches!(sent, Ok(Ok(()))), "{sent:?}");
+    }
 }
