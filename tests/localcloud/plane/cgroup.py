@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Callable
 
 from .netns import PlaneError
 
@@ -44,8 +45,7 @@ class Cgroup:
         """SIGKILL to all at once (frozen ones too); returns when nothing is left."""
         if not self.path.exists():
             return
-        (self.path / "cgroup.kill").write_text("1")
-        self._wait("populated 0", KILL_LIMIT_S, "its processes did not die (hanging in the kernel?)")
+        self._wait("populated 0", KILL_LIMIT_S, "its processes did not die (hanging in the kernel?)", self._kill_once)
 
     def freeze(self) -> None:
         (self.path / "cgroup.freeze").write_text("1")
@@ -77,9 +77,15 @@ class Cgroup:
             return []
         return [self.path, *(one for one in self.path.rglob("*") if one.is_dir())]
 
-    def _wait(self, state: str, limit_s: float, what: str) -> None:
+    def _kill_once(self) -> None:
+        """Does not reach a process that enters a moment later (a program that is being started): ask again until all are gone."""
+        (self.path / "cgroup.kill").write_text("1")
+
+    def _wait(self, state: str, limit_s: float, what: str, ask: Callable[[], None] = lambda: None) -> None:
         until = time.monotonic() + limit_s
+        ask()
         while state not in (self.path / "cgroup.events").read_text():
             if time.monotonic() > until:
                 raise PlaneError(f"cgroup {self.path}: {what}; look at /proc/<pid>/stack of {self.pids()}")
             time.sleep(POLL_S)
+            ask()

@@ -81,8 +81,7 @@ class PacketPlane:
             self._stopped = True
             for machine in self.machines.values():
                 machine.hurry.set()
-                for program in machine.programs.values():
-                    program.forget()
+                machine.power_off()
             self._buttons.close()
             sweep.remove(self.prefix)
             owner.forget(self.cloud.run)

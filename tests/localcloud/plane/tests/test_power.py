@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +105,12 @@ def test_a_start_right_after_a_kill_is_not_lost(world):
         world.call("POST", "machines/a/programs/forks/kill", {"signal": "KILL", "everything": True, "hold": True})
         world.call("POST", "machines/a/programs/forks/start")
         eventually(lambda turn=turn: forks.starts == turn + 1 and forks.running())
+
+
+def test_a_plane_that_ends_while_programs_start_leaves_none(world):
+    """What is being started has not entered its cgroup when that is killed, but a moment later."""
+    programs = [{"name": f"sleep{n}", "command": ["sleep", "1000"]} for n in range(10)]
+    world.call("PUT", "machines/a/boot", {"start": True, "programs": programs})
+    pids = [world.plane.machine("a").program(one["name"]).state()["pid"] for one in programs]
+    world.plane.stop()
+    eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_text() for pid in pids))
