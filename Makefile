@@ -57,7 +57,16 @@ demo: export DEMO_BEGAN := $(shell date +%s)
 demo: root setup build ## A cluster that fails over on this machine, with a client watching (KEEP=1 leaves it up)
 	@cd tests && $(PYTHON) -m demo
 
-test: root setup build test-rust models sim test-cdk test-localcloud test-volume scenarios ## Everything that must hold
+# Stories mostly wait, models only think: beside each other, the thinking at idle priority, where it takes no time from anyone.
+test: root setup build test-rust ## Everything that must hold
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-thinking test-stories
+	@echo "make test: all of it holds"
+
+test-thinking: setup
+	@chrt --idle 0 $(MAKE) --no-print-directory -j1 models sim test-cdk
+
+test-stories: root setup build
+	@$(MAKE) --no-print-directory -j1 test-localcloud test-volume scenarios
 
 test-rust: setup build ## Unit, property and contract tests
 	@cargo test --release --workspace --quiet
@@ -69,13 +78,13 @@ test-localcloud: root setup ## The local cloud against what AWS documents
 	@cd tests && $(PYTHON) -m pytest -q -n 2 --dist loadfile localcloud harness
 
 test-volume: root setup build ## The volume's NBD server, judged by the clients of libnbd, QEMU, nbdkit and fio
-	@cd tests && $(PYTHON) -m pytest -q -n 2 --dist loadfile volume
+	@cd tests && $(PYTHON) -m pytest -q -n 4 --dist worksteal volume
 
-# Two clouds side by side: a story waits most of its time. Those with a database make the disk busy, and stand alone: whoever
+# Four clouds side by side: a story waits most of its time. Those with a database make the disk busy, and stand alone: whoever
 # watches a story beside them misses too much of it.
 DATABASE := scenarios/test_volume_postgres.py
 scenarios: root setup build ## Stories end to end: real stack, real processes, real packets
-	@cd tests && $(PYTHON) -m pytest -q -n 2 --dist loadfile scenarios --ignore $(DATABASE)
+	@cd tests && $(PYTHON) -m pytest -q -n 4 --dist loadfile scenarios --ignore $(DATABASE)
 	@cd tests && $(PYTHON) -m pytest -q $(DATABASE)
 
 # The protocol alone needs neither AWS nor Python: cargo builds these in a minute.
@@ -94,6 +103,10 @@ sim-long: ## A simulated year and more: SIM_LONG_SEEDS seeds
 sim-planted: ## Known mistakes planted into the sources, one at a time: the simulator finds each
 	@python3 tests/sim/plant.py
 
+VOLUME_SEEDS ?= 0-2000
+sim-volume: ## The replication core alone under torn, lost and late writes, beyond what make test runs: VOLUME_SEEDS=from-to
+	@SEEDS=$(VOLUME_SEEDS) cargo test --release --quiet -p volume --lib sweep -- --ignored --nocapture
+
 mutants: ## Each guard of the protocol changed by cargo-mutants (installed where it is missing): a test falls
 	@command -v cargo-mutants >/dev/null || cargo install cargo-mutants --version 27.1.0 --locked --quiet
 	@cargo mutants --colors never
@@ -109,6 +122,9 @@ bench-idle: root setup build ## CPU, memory and DynamoDB requests of two idle no
 
 bench-volume: root setup build ## The volume's NBD server beside nbdkit and qemu-nbd, ROUNDS times (default 5)
 	@cd tests && $(PYTHON) -m bench.volume
+
+bench-volume-core: ## What a replicated 4 KiB write costs the pure machines, nanoseconds on either side
+	@cargo test --release --quiet -p volume --lib pace -- --ignored --nocapture
 
 lint: ## Formatting and lints; changes nothing
 	@cargo fmt --all --check
@@ -127,4 +143,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help root setup build demo test test-rust test-cdk test-localcloud scenarios models sim sim-long sim-planted mutants bench-failover bench-functions bench-idle test-volume bench-volume lint licences fix clean
+.PHONY: help root setup build demo test test-thinking test-stories test-rust test-cdk test-localcloud scenarios models sim sim-long sim-planted sim-volume mutants bench-failover bench-functions bench-idle test-volume bench-volume bench-volume-core lint licences fix clean
