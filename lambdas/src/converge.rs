@@ -16,7 +16,7 @@ use crate::cloud::{Cloud, CloudError};
 pub use crate::deadline::Deadline;
 use crate::discovery::{View, discover};
 use crate::report::Story;
-use crate::routing::{Change, plan, readiness};
+use crate::routing::{Change, plan, plan_anew, readiness};
 use crate::targets::virtual_ip::{ensure_forwarding, ensure_route};
 use crate::topology::Topology;
 use futures::stream::{self, StreamExt};
@@ -78,7 +78,16 @@ fn desired<'a>(config: &'a ClusterConfig, row: &Row) -> Result<(NodeId, &'a Inst
     Ok((holder.node.clone(), &member.instance))
 }
 
-/// Makes the network match the row. `prepared`: a topology that was discovered while waiting, used for the first round.
+/// What the first round goes by.
+#[derive(Debug)]
+pub enum Known {
+    Nothing,
+    /// Discovered while the move was waited for: what leads to the new holder in it is not believed, see [`plan_anew`].
+    BeforeMove(Topology),
+    AfterMove(Topology),
+}
+
+/// Makes the network match the row.
 ///
 /// Acknowledges on EC2's answers to the writes, or on a description that already matched; see [`look_twice`].
 ///
@@ -87,7 +96,7 @@ fn desired<'a>(config: &'a ClusterConfig, row: &Row) -> Result<(NodeId, &'a Inst
 pub async fn converge(
     cloud: &impl Cloud,
     config: &ClusterConfig,
-    mut prepared: Option<Topology>,
+    mut known: Known,
     deadline: Deadline,
     story: &Story,
 ) -> Result<Network, CloudError> {
@@ -108,11 +117,14 @@ pub async fn converge(
                 return Ok(network);
             }
         };
-        let topology = match prepared.take() {
-            Some(topology) => topology,
-            None => deadline.insist(cloud, || discover(cloud, config, View::Failover)).await?,
+        let plan = match std::mem::replace(&mut known, Known::Nothing) {
+            Known::BeforeMove(topology) => plan_anew(&topology, &config.virtual_ips, instance),
+            Known::AfterMove(topology) => plan(&topology, &config.virtual_ips, instance),
+            Known::Nothing => {
+                let topology = deadline.insist(cloud, || discover(cloud, config, View::Failover)).await?;
+                plan(&topology, &config.virtual_ips, instance)
+            }
         };
-        let plan = plan(&topology, &config.virtual_ips, instance);
         network.problems = plan.problems.iter().map(ToString::to_string).collect();
         match apply(cloud, config, row.epoch, plan.changes, deadline, story, &mut network).await? {
             Applied::AsFarAsPossible => return Ok(network),
@@ -282,7 +294,7 @@ pub async fn look_twice(
             break;
         }
         cloud.sleep(pause).await;
-        last = converge(cloud, config, None, deadline, story).await?;
+        last = converge(cloud, config, Known::Nothing, deadline, story).await?;
         changed.append(&mut last.changed);
         routes += last.routes;
     }

@@ -88,13 +88,29 @@ pub struct Plan {
 /// The difference between `topology` and a network in which every virtual IP leads to `active`.
 #[must_use]
 pub fn plan(topology: &Topology, addresses: &[VirtualIp], active: &InstanceId) -> Plan {
+    plan_where(topology, addresses, active, |route, to| route.target != Target::Interface(to.clone()))
+}
+
+/// As [`plan`], with every route written, also where it is described as right. For a move whose network was described
+/// before it: EC2 describes late, and what leads to the new holder already is how it was before the last move.
+#[must_use]
+pub fn plan_anew(topology: &Topology, addresses: &[VirtualIp], active: &InstanceId) -> Plan {
+    plan_where(topology, addresses, active, |_, _| true)
+}
+
+fn plan_where(
+    topology: &Topology,
+    addresses: &[VirtualIp],
+    active: &InstanceId,
+    is_written: fn(&Route, &InterfaceId) -> bool,
+) -> Plan {
     let mut changes = BTreeSet::new();
     let mut problems = Vec::new();
     for address in addresses {
         let found = check(topology, address);
         // A single address inside the VPC's range cannot be routed at all; what else is wrong concerns single tables.
         if !found.iter().any(|problem| matches!(problem, Problem::InsideVpc { .. })) {
-            match changes_for(topology, address, active) {
+            match changes_for(topology, address, active, is_written) {
                 Ok(found) => changes.extend(found),
                 Err(problem) => problems.push(problem),
             }
@@ -105,7 +121,12 @@ pub fn plan(topology: &Topology, addresses: &[VirtualIp], active: &InstanceId) -
     Plan { changes: changes.into_iter().collect(), problems }
 }
 
-fn changes_for(topology: &Topology, address: &VirtualIp, active: &InstanceId) -> Result<Vec<Change>, Problem> {
+fn changes_for(
+    topology: &Topology,
+    address: &VirtualIp,
+    active: &InstanceId,
+    is_written: fn(&Route, &InterfaceId) -> bool,
+) -> Result<Vec<Change>, Problem> {
     let vpc = VpcId(address.vpc.clone());
     let destination = IpNet::from(address.address);
     let (to, interface) = topology.interface_of(active, &vpc).ok_or_else(|| Problem::NoInterface {
@@ -119,7 +140,7 @@ fn changes_for(topology: &Topology, address: &VirtualIp, active: &InstanceId) ->
     }
     for (id, table) in topology.tables.iter().filter(|(id, table)| table.vpc == vpc && may_change(address, id)) {
         let Some(route) = table.static_route(destination) else { continue };
-        if route.target != Target::Interface(to.clone()) {
+        if is_written(route, to) {
             changes.push(Change::Route {
                 table: id.clone(),
                 destination,

@@ -3,7 +3,7 @@
 
 use crate::api::ApiError;
 use crate::cloud::{Cloud, mark};
-use crate::converge::{Deadline, Network, converge, ready_standbys};
+use crate::converge::{Deadline, Known, Network, converge, ready_standbys};
 use crate::decide::{Hint, Sighting, acceptance_limit};
 use crate::event::is_event;
 use crate::failover::{Ending, run, run_without};
@@ -241,7 +241,7 @@ async fn correct_drift(
     visit: &mut Visit,
 ) -> Result<(), Trouble> {
     let story = Story::begin(cloud, None);
-    let mut network = converge(cloud, config, None, deadline, &story).await?;
+    let mut network = converge(cloud, config, Known::Nothing, deadline, &story).await?;
     // One that has begun meanwhile has a driver; so may this have had until now.
     if network.matches() && network.epoch == first.map(|row| row.epoch) {
         tell_untold(cloud, config, &network, memory, &story, visit).await;

@@ -3,7 +3,7 @@
 
 use super::{Answer, Ending, holder_name};
 use crate::cloud::{Cloud, CloudError, mark};
-use crate::converge::{Deadline, Network, converge, look_twice, prepare};
+use crate::converge::{Deadline, Known, Network, converge, look_twice, prepare};
 use crate::decide::{Decision, Hint, Observation, acceptance_limit};
 use crate::observe::{Trouble, heartbeats};
 use crate::report::{Moved, RECENT, Story, account_of, record, tell_completed, tell_incomplete};
@@ -267,7 +267,8 @@ async fn complete(
         story.step(cloud, format!("{} active", holder_name(taken)));
     }
     let moved = moved(seen, decision, before, taken);
-    let network = settle(cloud, config, topology, moved, deadline, story).await;
+    let known = topology.map_or(Known::Nothing, Known::BeforeMove);
+    let network = settle(cloud, config, known, moved, deadline, story).await;
     match network {
         Ok((network, timeline)) => {
             let outcome = if network.matches() { Ending::Completed } else { Ending::Incomplete };
@@ -286,12 +287,12 @@ async fn complete(
 pub(super) async fn settle(
     cloud: &impl Cloud,
     config: &ClusterConfig,
-    topology: Option<Topology>,
+    known: Known,
     moved: Moved,
     deadline: Deadline,
     story: &Story,
 ) -> Result<(Network, lease::events::Timeline), CloudError> {
-    let network = converge(cloud, config, topology, deadline, story).await?;
+    let network = converge(cloud, config, known, deadline, story).await?;
     story.step(cloud, in_words(&network));
     let epoch = network.epoch.unwrap_or(moved.epoch);
     let mut from = moved.from;

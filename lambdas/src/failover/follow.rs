@@ -4,7 +4,7 @@
 use super::drive::settle;
 use super::{Answer, Ending};
 use crate::cloud::Cloud;
-use crate::converge::{Deadline, Network, converge, look_twice};
+use crate::converge::{Deadline, Known, Network, converge, look_twice};
 use crate::decide::{Action, Decision};
 use crate::discovery::{View, discover};
 use crate::observe::Trouble;
@@ -88,11 +88,11 @@ pub async fn follow(
     // Both would make the same changes; only one tells: the driver, if it lives.
     let moved = moved(reason);
     if !driven {
-        let (network, timeline) = settle(cloud, &config, Some(topology), moved, deadline, &story).await?;
+        let (network, timeline) = settle(cloud, &config, Known::AfterMove(topology), moved, deadline, &story).await?;
         let outcome = if network.matches() { Ending::Completed } else { Ending::Incomplete };
         return Ok(Answer { timeline: Some(timeline), network: Some(network), ..Answer::of(cluster, &told, outcome) });
     }
-    let mut network = converge(cloud, &config, Some(topology), deadline, &story).await?;
+    let mut network = converge(cloud, &config, Known::AfterMove(topology), deadline, &story).await?;
     let looked = look_twice(cloud, &config, deadline, &story).await?;
     network.changed.extend(looked.changed);
     let known = account_of(cloud, cluster, row.epoch, RECENT).await.is_some_and(|now| now.completed);
