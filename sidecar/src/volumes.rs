@@ -145,6 +145,7 @@ pub struct Volumes {
     /// What was told last.
     lineage: Option<Lineage>,
     led: Option<Epoch>,
+    closing: Option<u64>,
     need: BTreeSet<Incarnation>,
     frozen: bool,
     seen: u64,
@@ -189,6 +190,7 @@ impl Volumes {
             leads: led,
             lineage: None,
             led: None,
+            closing: None,
             need: BTreeSet::new(),
             frozen: false,
             seen: 0,
@@ -230,6 +232,7 @@ impl Volumes {
             caught_up: report.caught_up,
             mirrored: report.mirrored.clone(),
             missing: report.missing.clone(),
+            closed: report.closed,
         };
         self.seen = report.number;
         let failed = self.led.filter(|_| report.failed && !self.report.failed).map(|epoch| {
@@ -272,6 +275,11 @@ impl Volumes {
             self.tell(Said::Belong { lineage: lineage.clone() });
         }
         self.admission.set(node.takes_writes_from().filter(|_| self.lineage.is_some()));
+        if let Some(number) = node.closing()
+            && self.closing.replace(number) != Some(number)
+        {
+            self.tell(Said::Close { number });
+        }
         let Some(tenure) = node.holding().filter(|tenure| tenure.phase != Phase::Activating) else {
             if self.led.take().is_some() {
                 self.tell(Said::Fence);

@@ -53,6 +53,9 @@ pub struct Replica {
     /// As holder: members that hold up what waits to be completed, because their copies cannot be reached. Their nodes may
     /// answer all the same.
     pub missing: BTreeSet<Incarnation>,
+    /// As standby: the last [`Node::closing`](super::Node::closing) that the replication has followed. Whatever else is said here
+    /// is how it was since then, with nobody's frames taken any more.
+    pub closed: Option<u64>,
 }
 
 /// Names one write of this process.

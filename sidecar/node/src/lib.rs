@@ -98,6 +98,10 @@ pub struct Node {
     past: Option<Epoch>,
     /// The version of the row that an earlier process may have accepted without this one's knowing.
     claim: Option<Rev>,
+    /// Set while an epoch is about to be asked for: by which number the replication is to say that it takes nothing more.
+    closing: Option<u64>,
+    closings: u64,
+    wants_closed: bool,
     /// Asked to end, since then.
     ending: Option<Moment>,
     /// The last suspicion told: of which (epoch, beat), whether the peer link worked, when.
@@ -126,6 +130,9 @@ impl Node {
             vigil: Vigil::started(now),
             past: None,
             claim: None,
+            closing: None,
+            closings: 0,
+            wants_closed: false,
             ending: None,
             told: None,
             joined_at: None,
@@ -177,10 +184,17 @@ impl Node {
     /// What is due at `now`, whatever happened.
     fn carry_on(&mut self, now: Moment) {
         self.resend_when_due(now);
+        self.wants_closed = false;
         match &self.role {
             Role::Holding(_) => self.hold(now),
             Role::Starting | Role::Standby => self.stand_by(now),
             Role::Demoting { .. } | Role::Halted { .. } | Role::Gone => {}
+        }
+        if !self.wants_closed {
+            self.closing = None;
+        } else if self.closing.is_none() {
+            self.closings += 1;
+            self.closing = Some(self.closings);
         }
         self.read_when_due(now);
     }
@@ -312,7 +326,6 @@ impl Node {
             self.gone_back(why);
             return;
         }
-        self.barred = false;
         let starting = self.role == Role::Starting;
         let before = self.row.clone();
         self.remember(row, now);
@@ -343,7 +356,9 @@ impl Node {
         }
     }
 
+    /// It is the row that this node belongs to, as it stands.
     fn remember(&mut self, row: Row, now: Moment) {
+        self.barred = false;
         self.row_at = now;
         self.vigil.saw(row.epoch, row.beat, now);
         self.row = Some(row);
@@ -399,16 +414,14 @@ impl Node {
     }
 
     fn resend_when_due(&mut self, now: Moment) {
-        // On a row that went back, an old write of this node's might be legal again.
-        if self.barred {
-            return;
-        }
         let due = self
             .desk
             .pending
             .as_ref()
             .is_some_and(|pending| !pending.in_flight && now.longest_since(pending.idle_since) >= RETRY);
-        if due && self.desk.pending.as_ref().is_some_and(|pending| self.is_overtaken(&pending.write)) {
+        // On a row that went back, or is put back, an old write of this node's might be legal again.
+        let overtaken = self.desk.pending.as_ref().is_some_and(|pending| self.is_overtaken(&pending.write));
+        if due && (self.barred || overtaken) {
             // A read tells whether an earlier try was applied. This one could be only if the row went back to where it was legal.
             if let Some(pending) = &mut self.desk.pending {
                 pending.idle_since = now;

@@ -76,7 +76,7 @@ pub fn claim_on(row: &Row, me: &NodeId) -> Option<Rev> {
 pub struct Taker {
     /// It has read the row, stands by, and the row is the one that it belongs to.
     pub stands_by: bool,
-    /// An acceptance of this process is on its way.
+    /// An acceptance of this process is on its way, or about to be.
     pub accepting: bool,
     /// One of an earlier process may be.
     pub claimed: bool,

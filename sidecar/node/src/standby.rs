@@ -38,6 +38,9 @@ impl Node {
             if self.vigil.follows_in(row, &self.setup.policy, now) > Millis::ZERO || self.desk.read_at.is_none() {
                 return;
             }
+            if !self.is_closed() {
+                return;
+            }
             let (me, terms) = (self.setup.me.clone(), self.terms());
             self.propose(Change::Restart { me, after: Drain::Crash, terms }, now);
             return;
@@ -53,15 +56,26 @@ impl Node {
             return;
         }
         let Some(row) = &self.row else { return };
-        let (me, policy) = (&self.setup.me, &self.setup.policy);
+        let (me, policy) = (self.setup.me.clone(), &self.setup.policy);
         let consistent = !self.setup.volumes || self.replica.consistent;
-        match self.vigil.may_accept(row, me, consistent, policy, now) {
+        match self.vigil.may_accept(row, &me, consistent, policy, now) {
             Ok(_) => {
-                let (me, terms) = (me.clone(), self.terms());
+                if !self.is_closed() {
+                    return;
+                }
+                let terms = self.terms();
                 self.propose(Change::Accept { me, terms }, now);
             }
             Err(Hindrance::Wait(_) | Hindrance::NotNominated | Hindrance::NotInSync | Hindrance::Inconsistent) => {}
         }
+    }
+
+    /// Whether nothing that a peer sends can change the data any more, and what is known of the data was said since. Until then it
+    /// is asked for: what was said earlier may be older than a resync that has begun, and whoever asked for the lease on such
+    /// a word would hold it with half an image, which nobody could serve from.
+    fn is_closed(&mut self) -> bool {
+        self.wants_closed = self.setup.volumes;
+        !self.setup.volumes || (self.closing.is_some() && self.replica.closed == self.closing)
     }
 
     /// Tells the control plane once the row has stood still for long enough, as a fresh read shows.

@@ -134,10 +134,17 @@ impl Node {
         self.taker().takes_from()
     }
 
+    /// Set while this node is about to ask for an epoch: the replication is to take nothing more of anybody, then to say so by
+    /// this number ([`Replica::closed`](super::event::Replica)). Each time has its own, so that no answer is taken for a later one.
+    #[must_use]
+    pub fn closing(&self) -> Option<u64> {
+        self.closing
+    }
+
     fn taker(&self) -> Taker {
         Taker {
             stands_by: self.role == Role::Standby && !self.barred,
-            accepting: self.accepting(),
+            accepting: self.accepting() || self.closing.is_some(),
             claimed: self.claim.is_some() && self.claim == self.row.as_ref().map(|row| row.rev),
             known: self.row.as_ref().map(|row| row.epoch).max(self.past),
         }

@@ -478,6 +478,29 @@ fn a_deleted_row_ends_service_and_is_not_hammered() {
     world.run_until(15_000, |world| world.serving_now().is_some());
 }
 
+/// The simulator's seed 2712: an acceptance was applied unheard, the row was deleted and put back, and whoever held it by that took
+/// itself for a node without a row for ever. The first renewal without an answer was then its last.
+#[test]
+fn who_finds_its_acceptance_in_a_row_that_was_put_back_takes_part_again() {
+    let mut world = World::serving(&["a", "b"]);
+    world.power_off("a");
+    world.run_until(8_000, |world| world.view("b").role == "nominated");
+    world.mute_table = true;
+    world.run_until(8_000, |world| world.epoch() == 2);
+    let kept = world.row.take();
+    world.run(1_000);
+    assert!(world.notes.iter().any(|note| note.contains("row is gone")), "{}", world.notes.join("\n"));
+    (world.row, world.mute_table) = (kept, false);
+    world.run_until(5_000, |world| world.serving_now() == Some("b"));
+    world.mute_table = true;
+    world.run(900);
+    world.mute_table = false;
+    let beat = |world: &World| world.row.as_ref().expect("a row").beat;
+    world.run(2_000);
+    let then = beat(&world);
+    world.run_until(3_000, |world| beat(world) > then);
+}
+
 #[test]
 fn a_row_of_another_lineage_is_nobodys() {
     let mut world = World::serving(&["a", "b"]);

@@ -7,6 +7,7 @@ mod world;
 use lease::ids::{Epoch, Incarnation};
 use lease::rules::Rule;
 use lease::time::{Millis, Moment};
+use node::Node;
 use node::effect::{Effect, Note};
 use node::event::{Event, Outcome, Replica};
 use std::collections::BTreeSet;
@@ -169,6 +170,30 @@ fn a_row_asked_for_before_the_data_promised_more_is_old_and_not_gone_back() {
     assert!(alarm(&read(30, 40)), "asked since");
 }
 
+/// A resync that begins just before a standby accepts: what was said of its image before is not true any more.
+#[test]
+fn nobody_accepts_on_a_word_that_is_older_than_the_end_of_what_it_takes() {
+    let mut world = protected_pair();
+    world.never_closed.insert("b");
+    world.power_off("a");
+    world.run_until(8_000, |world| world.view("b").role == "nominated");
+    world.run(8_000);
+    assert_eq!(world.epoch(), 1, "its replication has not said that it takes nothing more");
+    let machine = |world: &World| world.hosts["b"].node.clone().expect("running");
+    let number = machine(&world).closing().expect("it is asked to");
+    assert_eq!(machine(&world).takes_writes_from(), None);
+    world.tell_replica("b", Replica { closed: Some(number - 1), ..replica(true, 1, Some(1), &[]) });
+    world.run(2_000);
+    assert_eq!(world.epoch(), 1, "what it said when it was asked earlier counts no more");
+    world.tell_replica("b", Replica { closed: Some(number), ..replica(false, 1, None, &[]) });
+    world.run(8_000);
+    assert_eq!(world.epoch(), 1, "half an image");
+    assert_eq!(machine(&world).closing(), None, "so it may be copied to again");
+    world.never_closed.clear();
+    world.tell_replica("b", replica(true, 1, Some(1), &[]));
+    world.run_until(4_000, |world| world.epoch() == 2);
+}
+
 /// The simulator's way to an epoch that two held: a holder's new process asks for the next epoch without an answer, another node
 /// takes that epoch, and the table is restored to where the request is legal once more.
 #[test]
@@ -180,16 +205,23 @@ fn nobody_asks_for_an_epoch_that_its_data_has_promised_to_another() {
     let writes = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Write { .. })).count();
     for promised in [1, 2] {
         let mut node = world.machine("b", now(0));
-        node.step(Event::Replica(replica(true, 1, None, &[])), now(0));
-        let effects = node.step(Event::RowRead { asked: now(1), row: Some(Box::new(row.clone())) }, now(2));
+        let closed = |node: &Node| Replica { closed: node.closing(), ..replica(true, 1, None, &[]) };
+        node.step(Event::Replica(closed(&node)), now(0));
+        node.step(Event::RowRead { asked: now(1), row: Some(Box::new(row.clone())) }, now(2));
+        let effects = node.step(Event::Replica(closed(&node)), now(3));
         let ticket = effects.iter().find_map(|effect| match effect {
             Effect::Write { ticket, .. } => Some(*ticket),
             _ => None,
         });
         let outcome = Outcome::Unknown { problem: "no answer".into() };
         node.step(Event::Written { ticket: ticket.expect("it restarts into a new epoch"), outcome }, now(500));
-        node.step(Event::Replica(replica(true, promised, None, &[])), now(600));
-        let again: usize = (7..30).map(|tenths| writes(&node.step(Event::Tick, now(tenths * 100)))).sum();
+        let again: usize = (6..30)
+            .map(|tenths| {
+                let word = Replica { closed: node.closing(), ..replica(true, promised, None, &[]) };
+                node.step(Event::Replica(word), now(tenths * 100))
+            })
+            .map(|effects| writes(&effects))
+            .sum();
         assert_eq!(again, usize::from(promised == 1), "the data has promised epoch {promised}");
     }
 }

@@ -21,6 +21,7 @@ use crate::trace::Us;
 use crate::world::{Happening, Message, NAMES, Who, World};
 use lease::authority::Standing;
 use lease::ids::{Epoch, Incarnation};
+use node::Node;
 use node::event::{Event, Replica as Told};
 use node::tenure::Phase;
 use std::collections::{BTreeSet, VecDeque};
@@ -140,6 +141,9 @@ pub struct Volume {
     /// As standby: for each peer its session and the next number in it.
     incoming: Vec<Option<(u64, u64)>>,
     caught_up: Option<u64>,
+    /// What the machine has asked it to close by, and by what it has.
+    asked_to_close: Option<u64>,
+    closed: Option<u64>,
 }
 
 impl Volume {
@@ -190,6 +194,35 @@ impl World {
             mirrored,
             // Here a peer's data and its node share each link: one that is out of reach does not answer.
             missing: BTreeSet::new(),
+            closed: here.volume.closed,
+        }
+    }
+
+    /// What the replication has to say comes a moment later: it runs beside the machine, and may be held up.
+    fn tell_soon(&mut self, host: usize, closed: Option<u64>) {
+        let delay =
+            if self.dice.below(20) == 0 { self.dice.between(1_000, 100_000) } else { self.dice.between(20, 400) };
+        let who = Who::Node { host, life: self.hosts[host].life };
+        self.queue.push(self.now + delay, Happening::To { who, what: Message::VolumeSays { closed } });
+    }
+
+    /// What it says is as it is now; and that it has closed only where it is closed now.
+    pub(crate) fn volume_says(&mut self, host: usize, closed: Option<u64>) {
+        let here = &mut self.hosts[host];
+        let shut = here.node.as_ref().is_some_and(|node| node.takes_writes_from().is_none());
+        if closed.is_some() && shut {
+            here.volume.closed = closed;
+            here.volume.incoming.fill(None);
+        }
+        self.tell_machine(host);
+    }
+
+    /// After each step of the machine.
+    pub(crate) fn close_volume(&mut self, host: usize) {
+        let here = &mut self.hosts[host];
+        let Some(closing) = here.node.as_ref().and_then(Node::closing) else { return };
+        if here.volume.asked_to_close.replace(closing) != Some(closing) {
+            self.tell_soon(host, Some(closing));
         }
     }
 
@@ -577,7 +610,7 @@ impl World {
                     // Durable before the first byte changes.
                     here.replica.consistent = false;
                     here.volume.caught_up = None;
-                    self.tell_machine(host);
+                    self.tell_soon(host, None);
                 }
                 self.submit(host, Op::Frame { from, session, seq, epoch, what });
             }

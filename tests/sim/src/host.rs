@@ -362,6 +362,7 @@ impl World {
             self.effect(host, effect, moment);
         }
         if self.hosts[host].life == life {
+            self.close_volume(host);
             self.sync_volume(host);
         }
     }

@@ -69,6 +69,10 @@ pub enum Message {
         told: bool,
     },
     Promised,
+    /// By what number it has closed, if it was asked to.
+    VolumeSays {
+        closed: Option<u64>,
+    },
     CopyNext {
         peer: usize,
         session: u64,
@@ -369,6 +373,7 @@ impl World {
             Message::Heartbeat => self.heartbeat_due(host),
             Message::Durable { to, ack, told } => self.durable(host, to, ack, told),
             Message::Promised => self.tell_machine(host),
+            Message::VolumeSays { closed } => self.volume_says(host, closed),
             Message::CopyNext { peer, session } => self.copy_next(host, peer, session),
             Message::Ended { order } => self.workload_ended(host, order),
             Message::Answer { .. } => unreachable!("nodes call nobody"),

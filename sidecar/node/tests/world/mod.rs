@@ -28,6 +28,7 @@ const TABLE_MS: u64 = 8;
 const LINK_MS: u64 = 1;
 const FUNCTION_MS: u64 = 200;
 const WORKLOAD_MS: u64 = 60;
+const VOLUME_MS: u64 = 1;
 
 pub struct Host {
     pub node: Option<Node>,
@@ -59,6 +60,10 @@ pub struct World {
     pub volumes: bool,
     /// The last epoch that each node asked its replication to promise.
     promises: BTreeMap<&'static str, u64>,
+    /// What each node's replication has told last.
+    replicas: BTreeMap<&'static str, Replica>,
+    /// Those whose replication does not follow when its node closes it.
+    pub never_closed: BTreeSet<&'static str>,
     pub told: Vec<(u64, &'static str, Told)>,
     pub notes: Vec<String>,
     pub rebooted: BTreeSet<&'static str>,
@@ -128,6 +133,8 @@ impl World {
             no_functions: false,
             volumes,
             promises: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            never_closed: BTreeSet::new(),
             told: Vec::new(),
             notes: Vec::new(),
             rebooted: BTreeSet::new(),
@@ -181,6 +188,7 @@ impl World {
     /// Starts the node's daemon; whatever ran before is gone but for the workload.
     pub fn boot(&mut self, name: &'static str) {
         let now = self.moment(name);
+        self.replicas.remove(name);
         let host = self.hosts.get_mut(name).expect("a known node");
         host.starts += 1;
         host.stopped = false;
@@ -263,6 +271,7 @@ impl World {
     /// The node's replication tells of its data.
     pub fn tell_replica(&mut self, name: &'static str, replica: Replica) {
         let starts = self.hosts[name].starts;
+        self.replicas.insert(name, replica.clone());
         self.push(0, What::Event(name, starts, Event::Replica(replica)));
     }
 
@@ -403,6 +412,15 @@ impl World {
                 }
                 let Some(machine) = host.node.as_mut() else { return };
                 let effects = machine.step(event, now);
+                let (closing, volume) = (machine.closing(), self.replicas.get_mut(name));
+                if let (Some(_), Some(replica)) = (closing, volume)
+                    && replica.closed != closing
+                    && !self.never_closed.contains(name)
+                {
+                    replica.closed = closing;
+                    let event = Event::Replica(replica.clone());
+                    self.push(VOLUME_MS, What::Event(name, starts, event));
+                }
                 for effect in effects {
                     self.effect(name, starts, effect, now);
                 }

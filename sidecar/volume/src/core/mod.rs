@@ -199,6 +199,10 @@ pub enum Event {
     Admit {
         from: Option<Epoch>,
     },
+    /// `Node::closing`: to be told by the next report once nothing is admitted any more.
+    Close {
+        number: u64,
+    },
     /// The cluster that this node is part of: a replica of none becomes one of its; one of another's takes no part.
     Belong {
         lineage: Lineage,
@@ -264,6 +268,8 @@ pub struct Report {
     pub consistent: bool,
     /// Durable, and drained.
     pub promised: Epoch,
+    /// The last [`Event::Close`] that found nothing admitted.
+    pub closed: Option<u64>,
     /// As standby: the epoch in which the holder has last said that this copy has everything.
     pub caught_up: Option<Epoch>,
     /// As holder: whose copies have all that was ever completed here. Nothing is completed without them until the node has
@@ -383,6 +389,7 @@ pub struct Replica {
     works: Works<Owner>,
     role: Role,
     admitted: Option<Epoch>,
+    closed: Option<u64>,
     /// Asked by the node or by a primary: told once durable and drained.
     promise_version: u64,
     /// Since this version of the superblock the image is whole, if it is.
@@ -411,6 +418,7 @@ impl Replica {
             works: Works::new(),
             role: Role::Standby(Box::default()),
             admitted: None,
+            closed: None,
             promise_version: 0,
             whole_version: 0,
             reported: Report::default(),
@@ -446,7 +454,10 @@ impl Replica {
                 Role::Leading(_) => self.heard(link, frame, now),
             },
             Event::Disconnected { link } => self.lost(link),
-            Event::Admit { from } => self.admitted = from,
+            Event::Admit { from } => self.admit(from),
+            Event::Close { number } if self.admitted.is_none() => self.closed = Some(number),
+            // Admitted again since: whoever asked has given it up.
+            Event::Close { .. } => {}
             Event::Belong { lineage } => self.belong(lineage),
             Event::Promise { epoch } => self.promise(epoch),
             Event::Lead { epoch, need } => self.lead(epoch, need, now),

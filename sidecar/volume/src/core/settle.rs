@@ -68,8 +68,8 @@ impl Replica {
     /// Whether the node knows all that there is to say. Asked in each turn, so nothing is copied for it.
     fn is_reported(&self, promised: Epoch) -> bool {
         let told = &self.reported;
-        let same = (told.consistent, told.promised, told.failed, told.stranger)
-            == (self.is_whole(), promised, self.failed, self.stranger);
+        let same = (told.consistent, told.promised, told.failed, told.stranger, told.closed)
+            == (self.is_whole(), promised, self.failed, self.stranger, self.closed);
         same && match &self.role {
             Role::Standby(standby) => {
                 let nothing = told.mirrored.is_empty() && told.missing.is_empty() && told.diverged.is_empty();
@@ -97,6 +97,7 @@ impl Replica {
             promised,
             failed: self.failed,
             stranger: self.stranger,
+            closed: self.closed,
             ..Report::default()
         };
         match &self.role {

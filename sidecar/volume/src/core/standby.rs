@@ -101,6 +101,16 @@ impl Replica {
         }
     }
 
+    /// From which epoch on frames are taken. A session of an epoch that is not any more has ended: what it has sent and was not
+    /// started yet would change the image behind what the node was told of it.
+    pub(super) fn admit(&mut self, from: Option<Epoch>) {
+        self.admitted = from;
+        let over = self.standing().is_some_and(|standing| from.is_none_or(|from| standing.epoch < from));
+        if over {
+            self.refuse(Bye::NotNow);
+        }
+    }
+
     /// A frame from a primary, or from who believes to be one.
     pub(super) fn take(&mut self, link: Link, frame: Frame) {
         let superblock = self.store.superblock();

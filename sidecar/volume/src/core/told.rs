@@ -30,6 +30,17 @@ fn name(text: &str) -> Incarnation {
     Incarnation::new(text).expect("a name")
 }
 
+fn other() -> Introduction {
+    Introduction {
+        lineage: Lineage::new("l").expect("a name"),
+        incarnation: name("other"),
+        life: Life(7),
+        chunk_shift: 12,
+        features: 0,
+        volumes: vec![8 << 18],
+    }
+}
+
 fn span(extent: u64, len: u64) -> Span {
     Span { volume: VolumeNo(0), at: extent << 18, len }
 }
@@ -115,15 +126,7 @@ impl Told {
     fn standing(slots: u16) -> Self {
         let mut told = Self::new(slots);
         told.step(Event::Admit { from: Some(Epoch(0)) });
-        let introduction = Introduction {
-            lineage: Lineage::new("l").expect("a name"),
-            incarnation: name("other"),
-            life: Life(7),
-            chunk_shift: 12,
-            features: 0,
-            volumes: vec![8 << 18],
-        };
-        told.hear(Message::Hello(introduction));
+        told.hear(Message::Hello(other()));
         told.hear(Message::Generations(Vec::new()));
         told.hear(Message::Promise);
         assert_eq!(told.said.last(), Some(&Message::Promised));
@@ -176,6 +179,26 @@ fn nothing_changes_behind_what_was_left_out_before_a_resync_is_said() {
     told.hear_write(0);
     assert_eq!((told.changes(), told.hung_up.len()), (1, 0));
     assert_eq!(told.machine.store().superblock().state, DataState::Inconsistent);
+}
+
+/// A resync that has come and not begun, because what came before it is not durable yet: whoever takes the lease on the word that
+/// this image is whole would hold it with half an image.
+#[test]
+fn what_is_said_of_a_closed_image_stays_true() {
+    let closed = |told: &Told| (told.report.closed, told.report.consistent);
+    let mut told = Told::standing(4);
+    told.hear_write(0);
+    told.hear(Message::Barrier);
+    told.hear(Message::OutOfSync { span: span(3, 4096) });
+    told.hear(Message::Resync);
+    told.step(Event::Close { number: 1 });
+    assert_eq!(closed(&told), (None, true), "it is open");
+    told.step(Event::Admit { from: None });
+    told.step(Event::Close { number: 2 });
+    assert_eq!((closed(&told), &told.hung_up[..]), ((Some(2), true), &[Bye::NotNow][..]));
+    told.disk();
+    told.hear_write(1);
+    assert_eq!((closed(&told), told.changes()), ((Some(2), true), 0));
 }
 
 #[test]
@@ -249,14 +272,7 @@ fn who_needs_much_of_a_full_log_is_not_overtaken_for_ever() {
 fn a_standby_that_never_promises_is_given_up() {
     let mut told = Told::leading(4, [].into());
     told.step(Event::Connected { link: LINK });
-    let caps = Introduction {
-        lineage: Lineage::new("l").expect("a name"),
-        incarnation: name("other"),
-        life: Life(7),
-        chunk_shift: 12,
-        features: 0,
-        volumes: vec![8 << 18],
-    };
+    let caps = other();
     let frame = Frame { epoch: Epoch(1), session: Session(1), sequence: Sequence(0), message: Message::Caps(caps) };
     told.step(Event::Received { link: LINK, frame });
     assert!(told.said.contains(&Message::Promise));

@@ -3,6 +3,7 @@
 use super::ledger::Outcome;
 use super::world::{Node, Row, World};
 use crate::core::Event;
+use crate::metadata::DataState;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::BTreeSet;
 
@@ -18,17 +19,48 @@ impl World {
         here.taken = Some(epoch);
         here.growing = None;
         self.step_replica(node, Event::Admit { from: None })?;
+        let state = self.nodes[node].replica.as_ref().map(|replica| replica.store().superblock().state);
+        if state.is_some_and(|state| state != DataState::Whole) {
+            return Err(format!("n{node} holds {epoch:?} with half an image: nobody can serve from it"));
+        }
         self.step_replica(node, Event::Promise { epoch })
     }
 
-    /// Who could take over. It is asked after its node has stopped to admit frames, so that no report of it is under way.
+    /// Who could take over, as its node knows from what it has read.
     fn may_take(&self, node: usize) -> bool {
         let here = &self.nodes[node];
         node != self.row.holder
             && self.row.in_sync.contains(&node)
             && here.replica.is_some()
-            && here.told.consistent
+            && here.report.consistent
             && here.leads.is_none()
+            && here.deaf <= self.at
+    }
+
+    /// Its node lets nothing more be taken, and waits until that is said to be so; at times it gives up.
+    fn is_closed(&mut self, node: usize) -> bool {
+        let here = &mut self.nodes[node];
+        let Some(number) = here.closing else {
+            here.closings += 1;
+            here.closing = Some(here.closings);
+            here.orders.push_back(Event::Admit { from: None });
+            here.orders.push_back(Event::Close { number: here.closings });
+            return false;
+        };
+        let closed = here.report.closed == Some(number);
+        if closed {
+            here.closing = None;
+        } else if self.dice.below(20) == 0 {
+            self.reopen(node);
+        }
+        closed
+    }
+
+    pub(super) fn reopen(&mut self, node: usize) {
+        let here = &mut self.nodes[node];
+        if here.closing.take().is_some() {
+            here.orders.push_back(Event::Admit { from: Some(Epoch(0)) });
+        }
     }
 
     fn depose(&mut self) {
@@ -41,8 +73,15 @@ impl World {
     /// Another member takes over; the holder may be alive, and hears of it later.
     pub(super) fn fail_over(&mut self, node: usize) -> Outcome {
         let holder = &self.nodes[self.row.holder];
-        let (dead, chance) = (holder.replica.is_none() || holder.told.failed, self.weather.takeover);
-        if !self.may_take(node) || !(dead || chance > 0 && self.dice.below(chance) == 0) {
+        let (dead, chance) = (holder.replica.is_none() && !self.calm || holder.told.failed, self.weather.takeover);
+        if !self.may_take(node) {
+            self.reopen(node);
+            return Ok(());
+        }
+        let begun = self.nodes[node].closing.is_some();
+        // Once all is calm, only from a disk that has failed before.
+        let now = begun || dead || !self.calm && chance > 0 && self.dice.below(chance) == 0;
+        if !now || !self.is_closed(node) {
             return Ok(());
         }
         self.met.failovers += 1;
@@ -56,7 +95,8 @@ impl World {
         let chance = self.weather.handover;
         let holder = &self.nodes[self.row.holder];
         let serves = holder.leads == Some(self.row.epoch) && holder.growing.is_none();
-        let ready = self.nodes[node].report.caught_up == Some(self.row.epoch);
+        // Whoever has begun was ready then; it takes nothing more, and is a member still.
+        let ready = self.nodes[node].closing.is_some() || self.nodes[node].report.caught_up == Some(self.row.epoch);
         if !self.may_take(node) || !serves || !ready || chance == 0 {
             return Ok(());
         }
@@ -64,6 +104,9 @@ impl World {
             self.pause = self.at + 600;
         }
         if self.pause <= self.at || !self.asked.is_empty() {
+            return Ok(());
+        }
+        if !self.is_closed(node) {
             return Ok(());
         }
         self.pause = 0;

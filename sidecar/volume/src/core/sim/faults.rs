@@ -111,6 +111,7 @@ impl World {
         here.replica = None;
         here.reports.clear();
         (here.report, here.told) = (Report::default(), Report::default());
+        here.closing = None;
         here.orders.clear();
         (here.taken, here.leads, here.growing) = (None, None, None);
         (here.frozen, here.sick, here.unreadable, here.spoilt) = (false, false, false, false);
@@ -152,6 +153,7 @@ impl World {
         }
         self.wires.iter_mut().for_each(|wire| wire.lag = [0; 2]);
         for node in 0..self.nodes.len() {
+            self.reopen(node);
             if self.nodes[node].stalled != [false; 2] {
                 self.crash(node, false);
             }

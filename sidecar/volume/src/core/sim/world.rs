@@ -38,6 +38,9 @@ pub(super) struct Node {
     /// The epoch that this process took and has not yet begun to lead, and who stays a member.
     pub(super) taken: Option<Epoch>,
     pub(super) leads: Option<Epoch>,
+    /// It is about to take an epoch, as soon as its replica has said by this number that it is closed.
+    pub(super) closing: Option<u64>,
+    pub(super) closings: u64,
     /// Said to the volume, on its way.
     pub(super) orders: VecDeque<Event>,
     pub(super) growing: Option<Incarnation>,
@@ -174,6 +177,8 @@ impl World {
                 reports: VecDeque::new(),
                 report: Report::default(),
                 told: Report::default(),
+                closing: None,
+                closings: 0,
                 taken: None,
                 leads: None,
                 orders: VecDeque::new(),
@@ -297,7 +302,7 @@ impl World {
             self.fault()?;
         }
         match self.dice.below(1000) {
-            0..=9 if !self.calm => self.fail_over(node),
+            0..=9 => self.fail_over(node),
             10..=19 if !self.calm => self.hand_over(node),
             20..=49 => self.restart(node),
             50..=79 => self.connect(node),
