@@ -63,10 +63,10 @@ test: root setup build test-rust ## Everything that must hold
 	@echo "make test: all of it holds"
 
 test-thinking: setup
-	@chrt --idle 0 $(MAKE) --no-print-directory -j1 models sim test-cdk
+	@MAKEFLAGS= chrt --idle 0 $(MAKE) --no-print-directory models sim test-cdk
 
 test-stories: root setup build
-	@$(MAKE) --no-print-directory -j1 test-localcloud test-volume scenarios
+	@MAKEFLAGS= $(MAKE) --no-print-directory test-localcloud test-volume scenarios
 
 test-rust: setup build ## Unit, property and contract tests
 	@cargo test --release --workspace --quiet
