@@ -57,13 +57,16 @@ demo: export DEMO_BEGAN := $(shell date +%s)
 demo: root setup build ## A cluster that fails over on this machine, with a client watching (KEEP=1 leaves it up)
 	@cd tests && $(PYTHON) -m demo
 
-# Stories mostly wait, models only think: beside each other, the thinking at idle priority, where it takes no time from anyone.
+# Stories mostly wait, models only think: beside each other, the thinking at idle priority, where it takes no time from anyone;
+# what it has to say comes when it is done.
 test: root setup build test-rust ## Everything that must hold
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-thinking test-stories
+	@$(MAKE) --no-print-directory -j2 test-thinking test-stories
 	@echo "make test: all of it holds"
 
 test-thinking: setup
-	@MAKEFLAGS= chrt --idle 0 $(MAKE) --no-print-directory models sim test-cdk
+	@mkdir -p target
+	@ended=0; MAKEFLAGS= chrt --idle 0 $(MAKE) --no-print-directory models sim test-cdk >target/thinking.log 2>&1 || ended=$$?; \
+	cat target/thinking.log; exit $$ended
 
 test-stories: root setup build
 	@MAKEFLAGS= $(MAKE) --no-print-directory test-localcloud test-volume scenarios
