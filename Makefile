@@ -65,11 +65,11 @@ test: root setup build test-rust ## Everything that must hold
 
 test-thinking: setup
 	@mkdir -p target
-	@ended=0; MAKEFLAGS= chrt --idle 0 $(MAKE) --no-print-directory models sim test-cdk >target/thinking.log 2>&1 || ended=$$?; \
+	@ended=0; chrt --idle 0 $(MAKE) --no-print-directory -j1 models sim test-cdk >target/thinking.log 2>&1 || ended=$$?; \
 	cat target/thinking.log; exit $$ended
 
 test-stories: root setup build
-	@MAKEFLAGS= $(MAKE) --no-print-directory test-localcloud test-volume scenarios
+	@$(MAKE) --no-print-directory -j1 test-localcloud test-volume scenarios
 
 test-rust: setup build ## Unit, property and contract tests
 	@cargo test --release --workspace --quiet

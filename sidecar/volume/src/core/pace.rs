@@ -112,7 +112,7 @@ impl Pair {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: make bench-volume-core"]
 fn pace() {
     // All of it hot; and four times what the log holds.
     for gib in [1, 64] {

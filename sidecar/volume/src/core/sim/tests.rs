@@ -59,7 +59,7 @@ fn nothing_is_lost_and_it_gets_quiet() {
 
 /// `SEEDS=100-200 cargo test --release -p volume sweep -- --ignored --nocapture`
 #[test]
-#[ignore = "long: for a hunt by hand"]
+#[ignore = "as long as one likes: make sim-volume"]
 #[expect(clippy::disallowed_methods, reason = "whoever hunts says where")]
 fn sweep() {
     let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "0-200".into());
