@@ -4,8 +4,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use sidecar::config::{DEFAULT_SOCKET, NodeConfig};
 use sidecar::{admin, resources, run, screen, tls};
-use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -56,6 +56,18 @@ enum Verb {
 enum VolumeVerb {
     Serve(Box<volume::serve::Args>),
     Create(volume::create::Args),
+    /// Show this node's volumes: whether each replica has everything, how far a copy is and when it will be done
+    Status {
+        /// The daemon's admin socket
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+        socket: PathBuf,
+        /// As JSON
+        #[arg(long, conflicts_with = "watch")]
+        json: bool,
+        /// Again each second, until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
     /// Tell what a replica that is not in use remembers
     DumpMetadata(volume::create::Which),
 }
@@ -100,10 +112,31 @@ fn start(verb: Verb) -> anyhow::Result<ExitCode> {
                 }
                 VolumeVerb::Create(args) => volume::create::run(&args)?,
                 VolumeVerb::DumpMetadata(which) => volume::create::dump(&which)?,
+                VolumeVerb::Status { socket, json, watch } => return volume_status(&socket, json, watch),
             }
             Ok(ExitCode::SUCCESS)
         }
         Verb::Launch { cgroup, command } => Err(resources::command::launch(&cgroup, &command).into()),
+    }
+}
+
+/// 0: well; 2: something needs an operator.
+fn volume_status(socket: &Path, json: bool, watch: bool) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    loop {
+        let status = runtime.block_on(admin::ask(socket))?;
+        if json {
+            println!("{}", serde_json::to_string_pretty(&status["volumes"])?);
+        } else {
+            // Where it is watched, each page takes the place of the one before.
+            let clear = if watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
+            print!("{clear}{}", screen::volumes::page(&status));
+            std::io::stdout().flush()?;
+        }
+        if !watch {
+            return Ok(if screen::is_well(&status) { ExitCode::SUCCESS } else { ExitCode::from(2) });
+        }
+        runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_secs(1)).await });
     }
 }
 

@@ -29,6 +29,7 @@ const ROLES: [&str; 12] = [
     "fenced",
     "gone",
 ];
+const PEER_STATES: [&str; 5] = ["away", "meeting", "copying", "in step", "diverged"];
 const RESOURCE_STATES: [&str; 5] = ["stopped", "starting", "running", "failed", "stopping"];
 
 /// A registry whose one collector reads `sources`.
@@ -98,6 +99,7 @@ impl Collector for Reader {
         self.lease(&mut page)?;
         self.parts(&mut page)?;
         self.peers(&mut page)?;
+        self.volumes(&mut page)?;
         self.costs(&mut page)
     }
 }
@@ -184,6 +186,30 @@ impl Reader {
         let refusals = board.refusals();
         let refused = refusals.iter().map(|(cause, count)| (vec![("cause", *cause)], *count));
         page.counters("peer_refusals", "Connections refused, by either side", refused)
+    }
+
+    fn volumes(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(shown) = &self.0.volumes else { return Ok(()) };
+        let survey = shown.survey.borrow().clone();
+        page.gauge(
+            "volumes_whole",
+            "1 while this node's image is whole, on a disk that works",
+            flag(survey.consistent),
+        )?;
+        page.gauge("volumes_failed", "1 where the disk failed or stands still", flag(survey.failed))?;
+        page.gauge("volumes_open", "1 while the devices take requests", flag(survey.leads.is_some()))?;
+        let states = survey.peers.iter().flat_map(|peer| {
+            PEER_STATES.iter().map(move |state| {
+                (
+                    vec![("replica", peer.incarnation.as_str()), ("state", *state)],
+                    flag(*state == peer.state.to_string()),
+                )
+            })
+        });
+        page.gauges("volumes_peer_state", "As holder: each other replica's state, 1 for the one it has", states)?;
+        let behind =
+            survey.peers.iter().map(|peer| (vec![("replica", peer.incarnation.as_str())], real(peer.behind_bytes)));
+        page.gauges("volumes_peer_behind_bytes", "As holder: what each other replica may lack at the most", behind)
     }
 
     fn costs(&self, page: &mut Page<'_>) -> fmt::Result {

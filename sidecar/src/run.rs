@@ -392,6 +392,7 @@ impl Prepared {
             health: health.clone(),
             peers: Arc::clone(&peers),
             requests,
+            volumes: volumes.as_ref().map(|(volumes, _)| volumes.shown()),
             events: counts,
         });
         shown.send_replace(Shown::Running(Arc::clone(&sources)));

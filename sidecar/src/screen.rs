@@ -1,5 +1,7 @@
 //! One screen of a node's status: the answer first, what would happen now last.
 
+pub mod volumes;
+
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -84,6 +86,7 @@ fn troubles(status: &Value) -> Vec<String> {
             found.push(format!("{} failed: {}", text(resource, "/name"), text(resource, "/problem")));
         }
     }
+    found.extend(volumes::troubles(status));
     found
 }
 
@@ -129,6 +132,7 @@ fn rows(status: &Value) -> Vec<(String, String)> {
         let problem = if problem.is_empty() { String::new() } else { format!(": {problem}") };
         rows.push((text(resource, "/name").into(), format!("{}{problem}", text(resource, "/state"))));
     }
+    rows.extend(volumes::rows(status));
     let addresses: Vec<&str> = list(status, "/address/addresses").iter().filter_map(Value::as_str).collect();
     if !addresses.is_empty() {
         let held = status.pointer("/address/held").and_then(Value::as_bool) == Some(true);

@@ -6,6 +6,7 @@ use crate::clock;
 use crate::peers::Peers;
 use crate::peers::board::PeerState;
 use crate::snapshot::Snapshot;
+use crate::volumes;
 use lease::config::ClusterConfig;
 use lease::heartbeat::ResourceHealth;
 use lease::record::Holder;
@@ -32,6 +33,7 @@ pub struct Sources {
     pub peers: Arc<Peers>,
     /// Of each client: the row's reader, the row's writer, the heartbeat's.
     pub requests: Vec<Arc<Requests>>,
+    pub volumes: Option<volumes::Shown>,
     pub events: Arc<bus::Counts>,
 }
 
@@ -108,6 +110,7 @@ impl Sources {
             },
             "resources": *self.health.borrow(),
             "peers": peers,
+            "volumes": self.volumes.as_ref().map(volumes::Shown::status),
             "refusals": self.peers.board().refusals(),
             "dynamodb": {"operations": dynamodb, "writes": writes, "reads": reads},
             "events": {

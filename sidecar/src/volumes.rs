@@ -16,6 +16,7 @@ use crate::peers::tls;
 use crate::state_dir::{StateDir, StateError};
 use lease::ids::{Epoch, Incarnation, Lineage};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use volume::buffer::Pool;
+use volume::core::survey::Survey;
 use volume::core::{Event as Said, Report};
 use volume::drive::area::{AreaError, Files, Opened};
 use volume::drive::group::{Export, Group, GroupError};
@@ -136,12 +138,51 @@ pub struct Heard {
     pub failed: Option<Event>,
 }
 
+/// What people are shown of them.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Of each volume, in order.
+    pub names: Vec<String>,
+    pub survey: watch::Receiver<Survey>,
+}
+
+impl Shown {
+    /// For people and programs.
+    #[must_use]
+    pub fn status(&self) -> serde_json::Value {
+        let survey = self.survey.borrow().clone();
+        let volumes: Vec<_> = (self.names.iter().zip(&survey.sizes_bytes))
+            .map(|(name, bytes)| json!({"name": name, "bytes": bytes}))
+            .collect();
+        let peers: Vec<_> = (survey.peers.iter())
+            .map(|peer| {
+                json!({
+                    "incarnation": peer.incarnation,
+                    "state": peer.state.to_string(),
+                    "behind_bytes": peer.behind_bytes,
+                    "copied_bytes_s": peer.copied_bytes_s,
+                })
+            })
+            .collect();
+        json!({
+            "volumes": volumes,
+            "leads": survey.leads,
+            "follows": survey.follows,
+            "consistent": survey.consistent,
+            "failed": survey.failed,
+            "stranger": survey.stranger,
+            "peers": peers,
+        })
+    }
+}
+
 /// The volumes at work, as the core has them.
 #[derive(Debug)]
 pub struct Volumes {
     group: Arc<Group>,
     admission: Arc<Admission>,
     leads: watch::Receiver<Option<Epoch>>,
+    shown: Shown,
     /// What was told last.
     lineage: Option<Lineage>,
     led: Option<Epoch>,
@@ -172,6 +213,9 @@ impl Volumes {
         let admission = Admission::closed();
         let leads = watch::Sender::new(None);
         let led = leads.subscribe();
+        let survey = watch::Sender::default();
+        let names = config.volumes.iter().map(|volume| volume.name.clone()).collect();
+        let shown = Shown { names, survey: survey.subscribe() };
         let exports = (0..).zip(&config.volumes).map(|(number, volume)| export(VolumeNo(number), volume)).collect();
         let parts = Parts {
             opened,
@@ -182,12 +226,14 @@ impl Volumes {
             exports,
             admission: Arc::clone(&admission),
             leads,
+            survey,
         };
         let group = Arc::new(Group::start(parts, tell).await?);
         let volumes = Self {
             group,
             admission,
             leads: led,
+            shown,
             lineage: None,
             led: None,
             closing: None,
@@ -204,6 +250,12 @@ impl Volumes {
     #[must_use]
     pub fn leads(&self) -> watch::Receiver<Option<Epoch>> {
         self.leads.clone()
+    }
+
+    /// What people are shown of them.
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        self.shown.clone()
     }
 
     /// Keeps the volumes connected to where the members are, for ever.

@@ -3,6 +3,7 @@ committed is there on the other one.
 """
 
 import filecmp
+import json
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,7 @@ from harness.cloud import Cloud
 from harness.cluster import Cluster
 from harness.deployment import ClusterSpec, Deployment
 from harness.judges import assert_only_functions_changed_network, assert_single_service
+from harness.paths import BINARY
 from harness.scene import SETTLE_S, Scene
 
 from .conftest import TTL_MS
@@ -149,14 +151,28 @@ def test_a_standby_is_replaced_by_a_blank_one(data):
     _writes(data.writer, 50)
     data.cluster.stop(data.standby)
     data.cluster.wait_until("the standby out of the set", lambda status: status.in_sync == 1)
+    missing = lambda: [peer for peer in _volumes(data, data.active)["peers"] if peer["state"] == "away" and peer["behind_bytes"] > 0]  # noqa: E731
+    _until("the active node's operator sees what the standby misses", missing, 10)
     postgres.make_blank(data.cluster.files[data.standby].home)
     data.cluster.start(data.standby)
     data.cluster.wait_until("both in sync", lambda status: status.in_sync == 2, 90)
+    _until("he sees it in step", lambda: "in step" in [peer["state"] for peer in _volumes(data, data.active)["peers"]], 10)
+    assert _volumes(data, data.standby)["follows"] and f"{data.standby:<10} in step" in _told(data, data.active)
     data.cluster.kill(data.active, everything=True, hold=True)
     data.taken_over(limit_s=60)
     data.cluster.start(data.active)
     data.whole_again(90)
     _nothing_is_lost(data)
+
+
+def _volumes(data, node):
+    return json.loads(_told(data, node, "--json"))
+
+
+def _told(data, node, *options):
+    """What `leasehold volume status` says there."""
+    socket = str(data.cluster.files[node].admin_socket)
+    return data.cluster.execute(node, str(BINARY), "volume", "status", "--socket", socket, *options)["stdout"]
 
 
 @pytest.mark.parametrize("first", ["the active node", "the standby"])

@@ -89,6 +89,7 @@ pub async fn run(
         exports,
         admission: Arc::clone(&admission),
         leads: watch::Sender::new(None),
+        survey: watch::Sender::default(),
     };
     let group = Group::start(parts, tell).await?;
     let mut by_hand = ByHand { leads: None, need: BTreeSet::new(), told: Report::default() };

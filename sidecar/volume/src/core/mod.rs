@@ -17,6 +17,7 @@ mod settle;
 #[cfg(test)]
 mod sim;
 mod standby;
+pub mod survey;
 #[cfg(test)]
 mod told;
 mod verdict;

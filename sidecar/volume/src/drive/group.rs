@@ -2,7 +2,9 @@
 
 use super::area::{Area, Opened};
 use super::lane::Lane;
-use super::{Admission, Driver, link};
+use super::progress::Progress;
+use super::{Admission, Driver, clock, link};
+use crate::core::survey::Survey;
 use crate::core::{Event, Replica, Report, Setup};
 use crate::ids::{Life, VolumeNo};
 use crate::nbd::listen::{ListenError, Listener, Place};
@@ -25,6 +27,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 /// Between two attempts to reach a peer, and for one of them. A peer that is there is reached at the first.
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// Between two looks for what people are shown.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Links from peers at a time: each of a few may have an old one that is not known to be dead.
@@ -60,6 +64,8 @@ pub struct Parts {
     pub admission: Arc<Admission>,
     /// Kept at the epoch that this replica leads, once it does: then its device takes requests.
     pub leads: watch::Sender<Option<Epoch>>,
+    /// Kept at what people are shown, each second.
+    pub survey: watch::Sender<Survey>,
 }
 
 /// What the group's owner wants.
@@ -138,7 +144,7 @@ async fn run(
     reports: mpsc::UnboundedSender<Report>,
     started: Started,
 ) {
-    let leads = parts.leads.clone();
+    let (leads, shown) = (parts.leads.clone(), parts.survey.clone());
     let (driver, stop, mut tasks, places) = match build(parts, reports) {
         Ok(built) => built,
         Err(error) => return drop(started.send(Err(error))),
@@ -150,6 +156,7 @@ async fn run(
         let now = driver.look(Replica::leads);
         leads.send_if_modified(|said| std::mem::replace(said, now) != now)
     };
+    tokio::task::spawn_local(keep_shown(Rc::clone(&driver), shown));
     let mut peers = Connectors { driver: Rc::clone(&driver), security: tasks.1.clone(), tasks: Vec::new() };
     driver.step(Event::Tick);
     driver.kick();
@@ -173,7 +180,7 @@ async fn run(
 type Built = (Rc<Driver>, watch::Sender<bool>, (JoinSet<()>, Security), Vec<Place>);
 
 fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, GroupError> {
-    let Parts { opened, life, write_through, listener, security, exports, admission, leads: _ } = parts;
+    let Parts { opened, life, write_through, listener, security, exports, admission, leads: _, survey: _ } = parts;
     let Opened { backings, area, at, store, recovery } = opened;
     let lanes = || backings.iter().map(|backing| backing.lane()).collect::<io::Result<Vec<_>>>();
     let area = Area::new(area.lane()?, at);
@@ -204,6 +211,17 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, 
         });
     }
     Ok((driver, stop, (tasks, security), places))
+}
+
+/// For ever.
+async fn keep_shown(driver: Rc<Driver>, shown: watch::Sender<Survey>) {
+    let mut progress = Progress::default();
+    loop {
+        let mut survey = driver.look(Replica::survey);
+        progress.look(&mut survey, clock::now());
+        shown.send_if_modified(|before| std::mem::replace(before, survey.clone()) != survey);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn accept(driver: Rc<Driver>, listener: TcpListener, security: Security) {

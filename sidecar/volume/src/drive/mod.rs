@@ -14,6 +14,7 @@ mod driver;
 pub mod group;
 mod lane;
 mod link;
+mod progress;
 
 pub use driver::{Admission, Driver};
 pub use group::{Group, Order, Parts, Security};

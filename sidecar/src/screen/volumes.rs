@@ -1,0 +1,164 @@
+//! The volumes, as people are shown them: a line of the node's screen, or a page of their own.
+
+use super::{list, name_of, number, text};
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// Characters of a full bar.
+const BAR: usize = 30;
+
+/// The page of `leasehold volume status`.
+#[must_use]
+pub fn page(status: &Value) -> String {
+    if status.pointer("/waiting").is_some() {
+        return super::render(status);
+    }
+    let Some(volumes) = volumes(status) else {
+        return format!("{} has no volumes: its configuration names none\n", text(status, "/node"));
+    };
+    let mut out = String::new();
+    for volume in list(volumes, "/volumes") {
+        let _ = writeln!(out, "{}   {}", text(volume, "/name"), bytes(number(volume, "/bytes")));
+    }
+    let _ = writeln!(out, "  {:<10} {}", text(status, "/node"), here(volumes));
+    for peer in list(volumes, "/peers") {
+        let bar = if text(peer, "/state") == "copying" { format!("{}  ", bar(volumes, peer)) } else { String::new() };
+        let name = name_of(status, text(peer, "/incarnation"));
+        let _ = writeln!(out, "  {name:<10} {bar}{}", there(peer));
+    }
+    for trouble in troubles(status) {
+        let _ = writeln!(out, "  !! {trouble}");
+    }
+    out
+}
+
+/// The lines of the node's screen.
+pub(super) fn rows(status: &Value) -> Vec<(String, String)> {
+    let Some(volumes) = volumes(status) else { return Vec::new() };
+    let peers = list(volumes, "/peers").iter().map(|peer| {
+        let name = name_of(status, text(peer, "/incarnation"));
+        format!("; {name} {}", there(peer))
+    });
+    vec![("volumes".into(), format!("{}{}", here(volumes), peers.collect::<String>()))]
+}
+
+/// What is wrong, each with what to do.
+pub(super) fn troubles(status: &Value) -> Vec<String> {
+    let Some(volumes) = volumes(status) else { return Vec::new() };
+    let is = |at: &str| volumes.pointer(at).and_then(Value::as_bool) == Some(true);
+    let mut found = Vec::new();
+    if is("/failed") {
+        found.push("the volumes' disk failed or stands still: replace it, and create its replica anew".into());
+    }
+    if is("/stranger") {
+        found.push(
+            "the volumes' data is another cluster's: create the replica anew, or correct the configuration".into(),
+        );
+    }
+    for peer in list(volumes, "/peers").iter().filter(|peer| text(peer, "/state") == "diverged") {
+        let name = name_of(status, text(peer, "/incarnation"));
+        found.push(format!(
+            "{name} and this node both hold writes that the other never had, and both are kept: decide which one counts, and create the other's replica anew"
+        ));
+    }
+    found
+}
+
+fn volumes(status: &Value) -> Option<&Value> {
+    status.pointer("/volumes").filter(|volumes| volumes.is_object())
+}
+
+fn here(volumes: &Value) -> String {
+    let is = |at: &str| volumes.pointer(at).and_then(Value::as_bool) == Some(true);
+    let image = if is("/consistent") { "whole" } else { "INCOMPLETE" };
+    match (number(volumes, "/leads"), is("/follows")) {
+        (0, true) => format!("{image}, follows the holder"),
+        (0, false) => format!("{image}, follows nobody"),
+        (epoch, _) => format!("{image}, takes requests in epoch {epoch}"),
+    }
+}
+
+fn there(peer: &Value) -> String {
+    let (state, behind) = (text(peer, "/state"), number(peer, "/behind_bytes"));
+    if behind == 0 || state == "in step" {
+        return state.into();
+    }
+    let rate = number(peer, "/copied_bytes_s");
+    let end = match behind.checked_div(rate) {
+        Some(seconds) if state == "copying" => format!(", {}/s, {} left", bytes(rate), super::age(seconds * 1_000)),
+        _ => String::new(),
+    };
+    format!("{state}, {} behind{end}", bytes(behind))
+}
+
+/// How much of everything it has.
+fn bar(volumes: &Value, peer: &Value) -> String {
+    let all: u64 = list(volumes, "/volumes").iter().map(|volume| number(volume, "/bytes")).sum();
+    let had = u128::from(all.saturating_sub(number(peer, "/behind_bytes")));
+    let share = had * 1_000 / u128::from(all.max(1));
+    let full = usize::try_from(share).unwrap_or(1_000) * BAR / 1_000;
+    format!("[{}{}] {}.{} %", "#".repeat(full), ".".repeat(BAR - full), share / 10, share % 10)
+}
+
+/// In the largest unit of which there is one.
+fn bytes(count: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = ((64 - count.leading_zeros()).saturating_sub(1) / 10).min(4) as usize;
+    let tenths = (u128::from(count) * 10) >> (10 * unit);
+    match unit {
+        0 => format!("{count} B"),
+        _ => format!("{}.{} {}", tenths / 10, tenths % 10, units[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status(peer: &Value) -> Value {
+        json!({
+            "node": "a", "me": {"incarnation": "aaaa"}, "peers": [{"node": "b", "incarnation": "bbbb"}],
+            "volumes": {
+                "leads": 7, "consistent": true, "follows": false, "failed": false, "stranger": false,
+                "volumes": [{"name": "data", "bytes": 8_u64 << 30}],
+                "peers": [peer]
+            }
+        })
+    }
+
+    #[test]
+    fn a_copy_under_way_shows_how_far_it_is_and_when_it_ends() {
+        let copying =
+            json!({"incarnation": "bbbb", "state": "copying", "behind_bytes": 2_u64 << 30, "copied_bytes_s": 64 << 20});
+        let page = page(&status(&copying));
+        assert_eq!(
+            page,
+            "data   8.0 GiB\n  a          whole, takes requests in epoch 7\n  \
+             b          [######################........] 75.0 %  copying, 2.0 GiB behind, 64.0 MiB/s, 00:00:32 left\n"
+        );
+    }
+
+    #[test]
+    fn what_is_in_step_is_one_line_and_a_split_is_a_trouble() {
+        let peer = |state| {
+            status(&json!({"incarnation": "bbbb", "state": state, "behind_bytes": 65_536, "copied_bytes_s": null}))
+        };
+        assert_eq!(rows(&peer("in step"))[0].1, "whole, takes requests in epoch 7; b in step");
+        assert_eq!(rows(&peer("away"))[0].1, "whole, takes requests in epoch 7; b away, 64.0 KiB behind");
+        assert!(troubles(&peer("away")).is_empty());
+        assert!(troubles(&peer("diverged"))[0].starts_with("b and this node both hold"));
+        assert!(page(&peer("diverged")).contains("!! b and this node"));
+    }
+
+    #[test]
+    fn whoever_has_none_is_told_so() {
+        assert_eq!(page(&json!({"node": "a", "volumes": null})), "a has no volumes: its configuration names none\n");
+    }
+
+    #[test]
+    fn sizes_are_told_in_their_own_unit() {
+        let told = [0, 1_023, 1_024, 65_536, 1 << 30, 3 << 40, u64::MAX].map(bytes);
+        assert_eq!(told, ["0 B", "1023 B", "1.0 KiB", "64.0 KiB", "1.0 GiB", "3.0 TiB", "16777215.9 TiB"]);
+    }
+}

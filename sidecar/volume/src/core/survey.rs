@@ -1,0 +1,104 @@
+//! What people are shown of a replica. Nothing is decided by it.
+
+use super::peer::{Peer, Stage};
+use super::{Replica, Role};
+use crate::metadata::Slot;
+use lease::ids::{Epoch, Incarnation};
+use std::fmt;
+
+/// A replica, as it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The epoch in which its devices take requests.
+    pub leads: Option<Epoch>,
+    /// A whole image, on a disk that works.
+    pub consistent: bool,
+    /// As standby: the holder streams to it, or copies to it.
+    pub follows: bool,
+    pub failed: bool,
+    pub stranger: bool,
+    /// Of each volume, in order.
+    pub sizes_bytes: Vec<u64>,
+    /// As holder.
+    pub peers: Vec<PeerSurvey>,
+}
+
+/// What a holder knows of another replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSurvey {
+    pub incarnation: Incarnation,
+    pub state: PeerState,
+    /// What it may lack at the most: whole chunks, also where a single byte differs.
+    pub behind_bytes: u64,
+    /// What it lacks less each second, while it is copied to; filled in by whoever asks again and again.
+    pub copied_bytes_s: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// No connection. What it misses is remembered.
+    Away,
+    /// It is being asked what it has.
+    Meeting,
+    Copying,
+    InStep,
+    /// It holds completed writes that this one does not have, and lacks others: somebody must decide.
+    Diverged,
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Away => "away",
+            Self::Meeting => "meeting",
+            Self::Copying => "copying",
+            Self::InStep => "in step",
+            Self::Diverged => "diverged",
+        })
+    }
+}
+
+impl Replica {
+    /// What people are shown.
+    #[must_use]
+    pub fn survey(&self) -> Survey {
+        let superblock = self.store.superblock();
+        let chunk_bytes = 1 << superblock.geometry.chunk_shift();
+        let mut survey = Survey {
+            leads: self.leads(),
+            consistent: self.is_whole(),
+            failed: self.failed,
+            stranger: self.stranger,
+            sizes_bytes: superblock.geometry.volumes().to_vec(),
+            ..Survey::default()
+        };
+        match &self.role {
+            Role::Standby(standby) => survey.follows = standby.session.is_some(),
+            Role::Leading(primary) => {
+                let known = self.store.slots().filter_map(|slot| Some((slot, superblock.peers[slot].as_ref()?)));
+                survey.peers = known
+                    .map(|(slot, known): (Slot, _)| PeerSurvey {
+                        incarnation: known.incarnation.clone(),
+                        state: if primary.diverged.contains(&known.incarnation) {
+                            PeerState::Diverged
+                        } else {
+                            primary.peers.get(&slot).map_or(PeerState::Away, state)
+                        },
+                        behind_bytes: self.store.marks(slot) * chunk_bytes,
+                        copied_bytes_s: None,
+                    })
+                    .collect();
+            }
+        }
+        survey
+    }
+}
+
+fn state(peer: &Peer) -> PeerState {
+    match peer.dialogue.as_ref().map(|dialogue| &dialogue.stage) {
+        None => PeerState::Away,
+        Some(Stage::Promising) => PeerState::Meeting,
+        Some(Stage::Resyncing | Stage::Ending(_)) => PeerState::Copying,
+        Some(Stage::InSync) => PeerState::InStep,
+    }
+}
