@@ -1,7 +1,8 @@
 //! The daemon's one configuration file. What the whole cluster shares (members, addresses, timers) stands in the
 //! cluster's configuration item instead, so that no two nodes can disagree about it.
 
-use crate::resources::{Check, Resource};
+use crate::resources::mount::Mount;
+use crate::resources::{Check, Kind, Resource, Script};
 use lease::fields::{Fields, Problems, millis, number, parsed, text, texts};
 use lease::ids::{ClusterId, NodeId};
 use lease::time::Millis;
@@ -56,6 +57,8 @@ pub struct VolumeConfig {
     pub backing: PathBuf,
     /// Where the volume is served by NBD while this node is active.
     pub socket: PathBuf,
+    /// Where its block device is while this node is active: a symbolic link.
+    pub device: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,9 +172,10 @@ fn volume(fields: &mut Fields<'_>) -> Option<VolumeConfig> {
     let name = fields.required("name", "the volume's name", name);
     let backing = fields.required("backing", "the device or file that holds the data", absolute);
     let socket = fields.optional("socket", absolute);
+    let device = fields.optional("device", absolute);
     let name = name?;
     let socket = socket.unwrap_or_else(|| PathBuf::from(format!("/run/leasehold/{name}.sock")));
-    Some(VolumeConfig { name, backing: backing?, socket })
+    Some(VolumeConfig { name, backing: backing?, socket, device })
 }
 
 /// The name becomes a cgroup's directory name, or a socket's.
@@ -183,10 +187,36 @@ fn name(value: &Value) -> Result<String, String> {
 
 fn resource(fields: &mut Fields<'_>) -> Option<Resource> {
     let name = fields.required("name", "the resource's name", name);
-    fields.required("kind", "\"script\" is the only kind so far", |value| match value.as_str() {
-        Some("script") => Ok(()),
-        _ => Err("use \"script\", the only kind so far".to_owned()),
+    let kind = fields.required("kind", "\"script\" or \"mount\"", text);
+    let kind = match kind.as_deref() {
+        Some("script") => script(fields).map(Kind::Script),
+        Some("mount") => mount(fields).map(Kind::Mount),
+        Some(_) => {
+            fields.bad("kind", "use \"script\" or \"mount\"");
+            None
+        }
+        None => None,
+    };
+    let start_limit = fields.optional("start_limit_ms", limit).unwrap_or(Millis(30_000));
+    let stop_limit = fields.optional("stop_limit_ms", limit).unwrap_or(Millis(10_000));
+    let check_limit = fields.optional("check_limit_ms", limit).unwrap_or(Millis(2_000));
+    let check_every = fields.optional("check_every_ms", limit).unwrap_or(Millis(5_000));
+    let failures = fields.optional("failures", |value| match number(value)? {
+        failures @ 1..=100 => Ok(failures),
+        _ => Err("use 1 to 100".to_owned()),
     });
+    Some(Resource {
+        name: name?,
+        kind: kind?,
+        start_limit,
+        stop_limit,
+        check_limit,
+        check_every,
+        failures: failures.unwrap_or(2),
+    })
+}
+
+fn script(fields: &mut Fields<'_>) -> Option<Script> {
     let start = fields.required("start", "the command that starts it, as a list", command);
     let stop = fields.optional("stop", command);
     let check = fields.optional("check", command);
@@ -200,25 +230,21 @@ fn resource(fields: &mut Fields<'_>) -> Option<Resource> {
     if check.is_some() && http.is_some() {
         fields.bad("http", "use check or http, not both");
     }
-    let start_limit = fields.optional("start_limit_ms", limit).unwrap_or(Millis(30_000));
-    let stop_limit = fields.optional("stop_limit_ms", limit).unwrap_or(Millis(10_000));
-    let check_limit = fields.optional("check_limit_ms", limit).unwrap_or(Millis(2_000));
-    let check_every = fields.optional("check_every_ms", limit).unwrap_or(Millis(5_000));
-    let failures = fields.optional("failures", |value| match number(value)? {
-        failures @ 1..=100 => Ok(failures),
-        _ => Err("use 1 to 100".to_owned()),
-    });
-    Some(Resource {
-        name: name?,
-        start: start?,
-        stop,
-        check: check.map(Check::Command).or(http.map(Check::Http)),
-        start_limit,
-        stop_limit,
-        check_limit,
-        check_every,
-        failures: failures.unwrap_or(2),
-    })
+    Some(Script { start: start?, stop, check: check.map(Check::Command).or(http.map(Check::Http)) })
+}
+
+fn mount(fields: &mut Fields<'_>) -> Option<Mount> {
+    let source = fields.required("source", "the device, as a volume's `device` names it", absolute);
+    let target = fields.required("target", "the folder where it is mounted", absolute);
+    let fstype = fields.required("fstype", "the file system's type, such as \"ext4\"", text);
+    let options = fields.optional("options", texts).unwrap_or_default();
+    let make_filesystem = fields
+        .optional("make_filesystem", |value| value.as_bool().ok_or_else(|| "true or false".to_owned()))
+        .unwrap_or(false);
+    if make_filesystem && fstype.as_ref().is_some_and(|fstype| !["ext4", "xfs"].contains(&fstype.as_str())) {
+        fields.bad("make_filesystem", "only ext4 and xfs are made; make the file system yourself, on the active node");
+    }
+    Some(Mount { source: source?, target: target?, fstype: fstype?, options, make_filesystem })
 }
 
 fn limit(value: &Value) -> Result<Millis, String> {

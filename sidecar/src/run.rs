@@ -17,9 +17,10 @@ use crate::once::Once;
 use crate::peers::board::Board;
 use crate::peers::pins::Pins;
 use crate::peers::{Local, Look, Peers};
+use crate::resources::Surroundings;
 use crate::resources::cgroup::{self, CgroupError};
-use crate::resources::script::{ORDERS_MAX, Workload, WorkloadError};
-use crate::resources::{self, Surroundings};
+use crate::resources::loop_device::LoopDevice;
+use crate::resources::workload::{KILL_LIMIT, Left, ORDERS_MAX, Workload, WorkloadError};
 use crate::snapshot::Snapshot;
 use crate::state_dir::{StateDir, StateError};
 use crate::status::Sources;
@@ -63,6 +64,8 @@ pub enum RunError {
     Address(#[from] AddressError),
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error(transparent)]
+    Left(#[from] Left),
     #[error("{what} {address}: {error}")]
     Listen { what: &'static str, address: SocketAddr, error: std::io::Error },
     #[error("signals cannot be received: {0}")]
@@ -202,15 +205,25 @@ async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError
         // In the child that is about to become it, this names this very program, also when its file was replaced.
         launcher: "/proc/self/exe".into(),
     };
-    let workload = Workload::new(config.resources.clone(), &group, around)?;
+    let workload = Workload::new(config.resources.clone(), &group, around)?.with_devices(loop_devices(&config));
+    // Its processes ended first of all; now what these had mounted.
+    workload.clear().await?;
     let private_ip = instance.private_ip;
     Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses, opened })
+}
+
+/// The volumes' block devices, by nbdfuse.
+fn loop_devices(config: &NodeConfig) -> Vec<LoopDevice> {
+    let volumes = config.volumes.iter().flat_map(|volumes| &volumes.volumes);
+    volumes
+        .filter_map(|volume| Some(LoopDevice { device: volume.device.clone()?, socket: volume.socket.clone() }))
+        .collect()
 }
 
 /// Ends what an earlier daemon's workload left running. What cannot be ended may still serve: the machine is rebooted, as
 /// it is where a demotion cannot end its workload. An error ends this daemon; the next start tries again.
 async fn end_leftovers(group: &std::path::Path, fence: Option<&[String]>) -> Result<(), RunError> {
-    match cgroup::Cgroup::ensure(group)?.clear(resources::script::KILL_LIMIT).await {
+    match cgroup::Cgroup::ensure(group)?.clear(KILL_LIMIT).await {
         Err(left @ CgroupError::Stuck { .. }) => {
             tracing::error!(reason = %left, "rebooting this machine: an earlier daemon's workload does not end");
             let error = fence::reboot(fence).await;

@@ -387,7 +387,7 @@ mod tests {
         VolumesConfig {
             listen: "127.0.0.1:0".parse().expect("an address"),
             metadata: Some(folder.join("metadata")),
-            volumes: vec![VolumeConfig { name: "data".into(), backing, socket }],
+            volumes: vec![VolumeConfig { name: "data".into(), backing, socket, device: None }],
         }
     }
 

@@ -1,119 +1,24 @@
 //! The workload with real processes in a real cgroup. Needs root and a cgroup v2 hierarchy.
 
-#![allow(clippy::disallowed_methods, reason = "a test waits for real processes")]
+mod stage;
 
-use lease::ids::{ClusterId, Epoch, NodeId};
+use lease::ids::Epoch;
 use lease::time::Millis;
 use sidecar::address;
 use sidecar::clock;
 use sidecar::identity::random_hex;
 use sidecar::node::event::Event;
 use sidecar::resources::cgroup::{Cgroup, beside_this_process};
-use sidecar::resources::script::Workload;
-use sidecar::resources::{Check, Order, Resource, Surroundings};
+use sidecar::resources::{Order, Resource};
+use stage::{WithCommands as _, resource, stage};
 use std::os::fd::AsRawFd as _;
-use std::path::PathBuf;
-use tokio::sync::{mpsc, watch};
-
-/// A workload that follows orders, in a cgroup and with a scratch directory of its own.
-struct Stage {
-    orders: mpsc::Sender<Order>,
-    events: mpsc::Receiver<Event>,
-    group: Cgroup,
-    scratch: PathBuf,
-    held: watch::Sender<address::State>,
-    health: watch::Receiver<Vec<lease::heartbeat::ResourceHealth>>,
-}
-
-fn sh(script: &str) -> Vec<String> {
-    ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
-}
-
-fn resource(name: &str, start: &str) -> Resource {
-    Resource {
-        name: name.into(),
-        start: sh(start),
-        stop: None,
-        check: None,
-        start_limit: Millis(2_000),
-        stop_limit: Millis(1_000),
-        check_limit: Millis(500),
-        check_every: Millis(100),
-        failures: 2,
-    }
-}
-
-/// `resources` is given the scratch directory's path.
-fn stage(resources: impl FnOnce(&str) -> Vec<Resource>) -> Stage {
-    let id = random_hex(6);
-    let scratch = std::env::temp_dir().join(format!("leasehold-workload-{id}"));
-    std::fs::create_dir_all(&scratch).expect("a scratch directory");
-    let path = beside_this_process(&format!("leasehold-test-{id}")).expect("cgroup v2");
-    let around = Surroundings {
-        cluster: ClusterId::new("web").expect("a name"),
-        node: NodeId::new("a").expect("a name"),
-        virtual_ips: vec!["10.99.0.10".parse().expect("an address")],
-        launcher: env!("CARGO_BIN_EXE_leasehold").into(),
-    };
-    let workload =
-        Workload::new(resources(scratch.to_str().expect("text")), &path, around).expect("these tests need root");
-    let (orders, followed) = mpsc::channel(16);
-    let (events_in, events) = mpsc::channel(16);
-    let held = watch::Sender::new(address::State { held: true, problem: None });
-    let health = workload.health();
-    tokio::spawn(workload.follow(followed, events_in, held.subscribe()));
-    Stage { orders, events, group: Cgroup::ensure(&path).expect("made"), scratch, held, health }
-}
-
-impl Stage {
-    async fn order(&self, order: Order) {
-        self.orders.send(order).await.expect("followed");
-    }
-    async fn start(&self) {
-        self.order(Order::Start { epoch: Epoch(7) }).await;
-    }
-    async fn event(&mut self) -> Event {
-        tokio::time::timeout(Millis(10_000).into(), self.events.recv()).await.expect("in time").expect("an event")
-    }
-    async fn up(&mut self) {
-        self.start().await;
-        assert_eq!(self.event().await, Event::WorkloadUp { epoch: Epoch(7) });
-    }
-    fn file(&self, name: &str) -> String {
-        std::fs::read_to_string(self.scratch.join(name)).unwrap_or_default()
-    }
-    fn state(&self) -> String {
-        self.health.borrow()[0].state.clone()
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = self.group.kill();
-        let _ = std::fs::remove_dir_all(&self.scratch);
-        for _ in 0..100 {
-            let remove = |path: &std::path::Path| {
-                for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-                    let _ = std::fs::remove_dir(entry.path());
-                }
-                std::fs::remove_dir(path)
-            };
-            if remove(self.group.path()).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    }
-}
 
 #[tokio::test]
 async fn a_daemon_that_it_leaves_behind_ends_by_its_stop_command() {
     let mut stage = stage(|at| {
-        vec![Resource {
-            stop: Some(sh(&format!("touch {at}/stopped; kill $(cat {at}/pid)"))),
-            // Twice forked, in a session of its own: nothing but the cgroup knows it.
-            ..resource("daemon", &format!("setsid sh -c 'echo $$ > {at}/pid; exec sleep 1000' & sleep 0.2"))
-        }]
+        // Twice forked, in a session of its own: nothing but the cgroup knows it.
+        let start = format!("setsid sh -c 'echo $$ > {at}/pid; exec sleep 1000' & sleep 0.2");
+        vec![resource("daemon", &start).stop(&format!("touch {at}/stopped; kill $(cat {at}/pid)"))]
     });
     stage.up().await;
     assert_eq!(stage.state(), "running");
@@ -128,10 +33,7 @@ async fn a_daemon_that_it_leaves_behind_ends_by_its_stop_command() {
 #[tokio::test]
 async fn what_ignores_every_signal_is_killed_at_its_limit() {
     let mut stage = stage(|_| {
-        vec![Resource {
-            stop: Some(sh("true")),
-            ..resource("deaf", "sh -c 'trap \"\" TERM INT HUP; while :; do sleep 1; done' & sleep 0.1")
-        }]
+        vec![resource("deaf", "sh -c 'trap \"\" TERM INT HUP; while :; do sleep 1; done' & sleep 0.1").stop("true")]
     });
     stage.up().await;
     let began = clock::now();
@@ -144,11 +46,7 @@ async fn what_ignores_every_signal_is_killed_at_its_limit() {
 #[tokio::test]
 async fn a_kill_waits_for_no_stop_command() {
     let mut stage = stage(|_| {
-        vec![Resource {
-            stop: Some(sh("sleep 100")),
-            stop_limit: Millis(60_000),
-            ..resource("slow", "sleep 1000 & true")
-        }]
+        vec![Resource { stop_limit: Millis(60_000), ..resource("slow", "sleep 1000 & true").stop("sleep 100") }]
     });
     stage.up().await;
     stage.order(Order::Stop).await;
@@ -163,9 +61,9 @@ async fn a_kill_waits_for_no_stop_command() {
 async fn resources_start_in_order_and_stop_in_the_opposite_one() {
     let mut stage = stage(|at| {
         ["one", "two", "three"]
-            .map(|name| Resource {
-                stop: Some(sh(&format!("echo stop $LEASEHOLD_RESOURCE >> {at}/log"))),
-                ..resource(name, &format!("echo start $LEASEHOLD_RESOURCE >> {at}/log"))
+            .map(|name| {
+                resource(name, &format!("echo start $LEASEHOLD_RESOURCE >> {at}/log"))
+                    .stop(&format!("echo stop $LEASEHOLD_RESOURCE >> {at}/log"))
             })
             .to_vec()
     });
@@ -203,7 +101,7 @@ async fn a_start_that_hangs_fails_at_its_limit() {
 async fn checks_that_fail_in_a_row_fail_the_resource_once() {
     let mut stage = stage(|at| {
         let check = format!("echo x >> {at}/checks; test ! -e {at}/broken");
-        vec![Resource { check: Some(Check::Command(sh(&check))), ..resource("checked", "sleep 1000 & true") }]
+        vec![resource("checked", "sleep 1000 & true").check(&check)]
     });
     stage.up().await;
     tokio::time::sleep(Millis(500).into()).await;
@@ -225,7 +123,7 @@ async fn checks_that_fail_in_a_row_fail_the_resource_once() {
 async fn a_check_that_hangs_or_floods_its_output_is_killed_and_costs_nothing() {
     let mut stage = stage(|at| {
         let check = format!("echo $$ >> {at}/pids; exec yes 'a flood of words'");
-        vec![Resource { check: Some(Check::Command(sh(&check))), ..resource("floods", "sleep 1000 & true") }]
+        vec![resource("floods", "sleep 1000 & true").check(&check)]
     });
     stage.up().await;
     let before = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("a clock");

@@ -1,5 +1,6 @@
 //! Control groups, version 2: where processes cannot hide from being ended.
 
+use super::mountinfo;
 use lease::time::Millis;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -147,24 +148,13 @@ fn own_path(cgroup: &str) -> Option<PathBuf> {
     cgroup.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
 }
 
-/// Where the cgroup `own` is mounted: `36 25 0:29 ROOT MOUNTPOINT options [optional...] - cgroup2 source options`.
-fn locate(mountinfo: &str, own: &Path) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (front, back) = line.split_once(" - ")?;
-        if back.split(' ').next()? != "cgroup2" {
-            return None;
-        }
-        let mut fields = front.split(' ').skip(3);
-        let (root, mount) = (unescape(fields.next()?), unescape(fields.next()?));
+/// Where the cgroup `own` is mounted.
+fn locate(mounts: &str, own: &Path) -> Option<PathBuf> {
+    mountinfo::parse(mounts).filter(|mount| mount.fstype == "cgroup2").find_map(|mount| {
         // A container may have mounted only a part of the hierarchy.
-        let below = own.strip_prefix(&root).ok()?;
-        Some(if below.as_os_str().is_empty() { mount.into() } else { Path::new(&mount).join(below) })
+        let below = own.strip_prefix(&mount.root).ok()?;
+        Some(if below.as_os_str().is_empty() { mount.target } else { mount.target.join(below) })
     })
-}
-
-/// Undoes the kernel's octal escapes of blank, tab, line feed and backslash.
-fn unescape(field: &str) -> String {
-    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 #[cfg(test)]

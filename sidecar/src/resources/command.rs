@@ -5,12 +5,14 @@ use super::cgroup::Cgroup;
 use lease::ids::Epoch;
 use lease::time::Millis;
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
+use tokio::process::Child;
 
 /// What is kept of a command's output, for the reason that it failed.
 const OUTPUT_KEPT_BYTES: usize = 2 * 1024;
@@ -36,55 +38,62 @@ fn said(output: &str) -> String {
     if output.is_empty() { String::new() } else { format!("; it said: {output}") }
 }
 
-/// Runs `words` inside `cgroup` and waits for its end, for at most `limit`. What it leaves running stays in the cgroup;
-/// after an error that may be the command itself: the caller clears the cgroup.
-///
-/// # Errors
-/// [`CommandError`], with the end of the output.
-pub async fn run(
-    words: &[String],
-    cgroup: &Cgroup,
-    limit: Millis,
-    resource: &str,
-    epoch: Option<Epoch>,
-    around: &Surroundings,
-) -> Result<(), CommandError> {
-    let command = words.join(" ");
-    let not_started = |error| CommandError::NotStarted { command: command.clone(), error };
-    let (read, write) = std::io::pipe().map_err(not_started)?;
-    let mut child = {
-        let mut process = tokio::process::Command::new(&around.launcher);
-        process.arg("launch").arg("--cgroup").arg(cgroup.path()).arg("--").args(words);
+/// Where a resource's commands run, and what they are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Runner<'a> {
+    pub cgroup: &'a Cgroup,
+    pub resource: &'a str,
+    /// Of the start or the check; a stop has none.
+    pub epoch: Option<Epoch>,
+    pub around: &'a Surroundings,
+}
+
+impl Runner<'_> {
+    /// Runs `words` inside the cgroup and waits for its end, for at most `limit`. What it leaves running stays in the cgroup;
+    /// after an error that may be the command itself: the caller clears the cgroup.
+    ///
+    /// # Errors
+    /// [`CommandError`], with the end of the output.
+    pub async fn run(&self, words: &[impl AsRef<OsStr>], limit: Millis) -> Result<(), CommandError> {
+        let command = words.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let (mut child, read) =
+            self.spawn(words).map_err(|error| CommandError::NotStarted { command: command.clone(), error })?;
+        let output = Arc::new(Mutex::new(Tail::default()));
+        // Outlives the command: what it leaves running may hold the pipe, and must not die of a closed one.
+        tokio::spawn(drain(read, Arc::clone(&output)));
+        match tokio::time::timeout(limit.into(), child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => {
+                // The last words may still be in the pipe.
+                tokio::time::sleep(Millis(2 * OUTPUT_PAUSE.0).into()).await;
+                let ending = match (status.code(), status.signal()) {
+                    (Some(code), _) => format!("exit code {code}"),
+                    (None, signal) => format!("ended by signal {}", signal.unwrap_or_default()),
+                };
+                Err(CommandError::Failed { command, ending, output: kept(&output) })
+            }
+            Ok(Err(error)) => Err(CommandError::NotStarted { command, error }),
+            Err(_) => Err(CommandError::TooSlow { command, limit, output: kept(&output) }),
+        }
+    }
+
+    fn spawn(&self, words: &[impl AsRef<OsStr>]) -> std::io::Result<(Child, pipe::Receiver)> {
+        let (read, write) = std::io::pipe()?;
+        let Surroundings { cluster, node, virtual_ips, launcher } = self.around;
+        let mut process = tokio::process::Command::new(launcher);
+        process.arg("launch").arg("--cgroup").arg(self.cgroup.path()).arg("--").args(words);
         process.env_clear().env("PATH", PATH);
-        process.env("LEASEHOLD_CLUSTER", around.cluster.as_str()).env("LEASEHOLD_NODE", around.node.as_str());
-        process.env("LEASEHOLD_RESOURCE", resource);
-        let addresses: Vec<String> = around.virtual_ips.iter().map(ToString::to_string).collect();
+        process.env("LEASEHOLD_CLUSTER", cluster.as_str()).env("LEASEHOLD_NODE", node.as_str());
+        process.env("LEASEHOLD_RESOURCE", self.resource);
+        let addresses: Vec<String> = virtual_ips.iter().map(ToString::to_string).collect();
         process.env("LEASEHOLD_VIRTUAL_IPS", addresses.join(" "));
-        if let Some(epoch) = epoch {
+        if let Some(epoch) = self.epoch {
             process.env("LEASEHOLD_EPOCH", epoch.to_string());
         }
         process.current_dir("/").stdin(Stdio::null());
-        process.stdout(write.try_clone().map_err(not_started)?).stderr(write);
+        process.stdout(write.try_clone()?).stderr(write);
         process.kill_on_drop(true);
-        process.spawn().map_err(not_started)?
-    };
-    let output = Arc::new(Mutex::new(Tail::default()));
-    let reader = pipe::Receiver::from_owned_fd(read.into()).map_err(not_started)?;
-    // Outlives the command: what it leaves running may hold the pipe, and must not die of a closed one.
-    tokio::spawn(drain(reader, Arc::clone(&output)));
-    match tokio::time::timeout(limit.into(), child.wait()).await {
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => {
-            // The last words may still be in the pipe.
-            tokio::time::sleep(Millis(2 * OUTPUT_PAUSE.0).into()).await;
-            let ending = match (status.code(), status.signal()) {
-                (Some(code), _) => format!("exit code {code}"),
-                (None, signal) => format!("ended by signal {}", signal.unwrap_or_default()),
-            };
-            Err(CommandError::Failed { command, ending, output: kept(&output) })
-        }
-        Ok(Err(error)) => Err(not_started(error)),
-        Err(_) => Err(CommandError::TooSlow { command, limit, output: kept(&output) }),
+        Ok((process.spawn()?, pipe::Receiver::from_owned_fd(read.into())?))
     }
 }
 

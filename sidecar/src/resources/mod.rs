@@ -7,33 +7,61 @@
 //!   nginx/             what its start and stop commands left running
 //!   nginx.check/       its check, killed when it hangs
 //! ```
+//!
+//! Mounts are not in it: they outlive the processes that made them, and are taken away after these.
 
 pub mod cgroup;
 pub mod command;
 pub mod http;
-pub mod script;
+pub mod loop_device;
+pub mod mount;
+mod mountinfo;
+pub mod workload;
 
 use lease::ids::{ClusterId, Epoch, NodeId};
 use lease::time::Millis;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// One resource of the configuration, kind `script`.
+/// One resource of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
     pub name: String,
-    /// Returns 0 once the resource runs.
-    pub start: Vec<String>,
-    /// Returns 0 once it was told to end. `None`: it is killed.
-    pub stop: Option<Vec<String>>,
-    pub check: Option<Check>,
+    pub kind: Kind,
     pub start_limit: Millis,
-    /// For the command and for what it stops, together.
+    /// For stopping it in order, and for what it leaves running to end.
     pub stop_limit: Millis,
     pub check_limit: Millis,
     pub check_every: Millis,
     /// Checks that must fail in a row.
     pub failures: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Script(Script),
+    Mount(mount::Mount),
+}
+
+/// Commands of the operator's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// Returns 0 once the resource runs.
+    pub start: Vec<String>,
+    /// Returns 0 once it was told to end. `None`: it is killed.
+    pub stop: Option<Vec<String>>,
+    pub check: Option<Check>,
+}
+
+impl Kind {
+    /// The file system that it mounts.
+    #[must_use]
+    pub fn mount(&self) -> Option<&mount::Mount> {
+        match self {
+            Self::Mount(mount) => Some(mount),
+            Self::Script(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use std::sync::Arc;
 const KERNEL_LATE_MS: u64 = 250;
 /// An extension that adds less is not worth a request (sidecar/src/address.rs).
 const WORTH_MS: u64 = 400;
-/// Killed processes may take this long (sidecar/src/resources/script.rs).
+/// Killed processes may take this long (sidecar/src/resources/workload.rs).
 const KILL_LIMIT: Us = 3_000_000;
 /// Events that wait for a process that stands still: what the kernel and the queues keep.
 const MISSED_MAX: usize = 400;

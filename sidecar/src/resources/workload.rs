@@ -9,16 +9,17 @@
 //! ```
 
 use super::cgroup::{Cgroup, CgroupError};
-use super::command::{self, CommandError};
+use super::command::Runner;
 use super::http::Prober;
-use super::{Check, Order, Resource, Surroundings};
+use super::loop_device::{self, LoopDevice};
+use super::{Check, Kind, Order, Resource, Surroundings};
 use crate::address;
 use crate::node::event::Event;
 use futures::future::join_all;
 use lease::heartbeat::ResourceHealth;
 use lease::ids::Epoch;
 use lease::time::Millis;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, watch};
 
 /// How long killed processes may take to be gone before the node counts as unable to stop serving.
@@ -27,6 +28,9 @@ pub const KILL_LIMIT: Millis = Millis(3_000);
 const ADDRESS_WAIT: Millis = Millis(2_000);
 /// How long volumes may take to open: they are told before the workload is.
 const VOLUMES_WAIT: Millis = Millis(5_000);
+/// Cgroups beside those of the resources, whose names have no dot.
+const UNMOUNT: &str = "workload.unmount";
+const DEVICES: &str = "workload.devices";
 /// Orders that may wait. The machine gives one and awaits its answer, a kill apart.
 pub const ORDERS_MAX: usize = 16;
 
@@ -40,6 +44,17 @@ pub struct Workload {
     health: watch::Sender<Vec<ResourceHealth>>,
     /// The epoch in which the volumes take requests; `None`: there are none.
     volumes: Option<watch::Receiver<Option<Epoch>>>,
+    /// Made of the volumes before anything starts.
+    devices: Vec<LoopDevice>,
+}
+
+/// What could not be ended, and may still serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Left {
+    #[error(transparent)]
+    Processes(#[from] CgroupError),
+    #[error("{} does not go away: {problem}", target.display())]
+    Mounted { target: PathBuf, problem: String },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +70,18 @@ impl Workload {
     /// [`WorkloadError`] where there is no cgroup to run in.
     pub fn new(resources: Vec<Resource>, group: &Path, around: Surroundings) -> Result<Self, WorkloadError> {
         let group = Cgroup::ensure(group)?;
-        let asks = resources.iter().any(|resource| matches!(resource.check, Some(Check::Http(_))));
+        let asks = resources.iter().any(|resource| matches!(check_command(resource), Some(Check::Http(_))));
         let prober = asks.then(Prober::new).transpose().map_err(WorkloadError::Http)?;
         let health = resources.iter().map(|resource| state(&resource.name, "stopped", None)).collect();
-        Ok(Self { resources, group, around, prober, health: watch::Sender::new(health), volumes: None })
+        Ok(Self {
+            resources,
+            group,
+            around,
+            prober,
+            health: watch::Sender::new(health),
+            volumes: None,
+            devices: Vec::new(),
+        })
     }
 
     /// With volumes that are open before anything starts.
@@ -67,18 +90,40 @@ impl Workload {
         Self { volumes, ..self }
     }
 
+    /// With block devices that are made of the volumes by nbdfuse.
+    #[must_use]
+    pub fn with_devices(self, devices: Vec<LoopDevice>) -> Self {
+        Self { devices, ..self }
+    }
+
     /// The state of each resource, as it changes.
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Vec<ResourceHealth>> {
         self.health.subscribe()
     }
 
-    /// Ends what an earlier daemon may have left. To be done before anything else.
+    /// Ends what is there, or what an earlier daemon left: processes first, then what these had mounted.
     ///
     /// # Errors
-    /// [`CgroupError::Stuck`] where that does not succeed.
-    pub async fn clear(&self) -> Result<(), CgroupError> {
-        self.group.clear(KILL_LIMIT).await
+    /// Where something is left.
+    pub async fn clear(&self) -> Result<(), Left> {
+        self.group.clear(KILL_LIMIT).await?;
+        let mounts: Vec<_> = self.resources.iter().filter_map(|resource| resource.kind.mount()).collect();
+        if mounts.is_empty() && self.devices.is_empty() {
+            return Ok(());
+        }
+        let group = self.group.child(UNMOUNT)?;
+        let runner = Runner { cgroup: &group, resource: UNMOUNT, epoch: None, around: &self.around };
+        for mount in mounts.iter().rev() {
+            let target = mount.target.clone();
+            mount.detach(&runner, KILL_LIMIT).await.map_err(|problem| Left::Mounted { target, problem })?;
+        }
+        for device in self.devices.iter().rev() {
+            let target = device.device.clone();
+            device.stop(&runner).await.map_err(|problem| Left::Mounted { target, problem })?;
+        }
+        // nbdfuse, once more, and whatever hung.
+        Ok(self.group.clear(KILL_LIMIT).await?)
     }
 
     /// Follows orders until their sender is gone.
@@ -139,6 +184,13 @@ impl Workload {
                 return std::future::pending().await;
             }
         }
+        for device in &self.devices {
+            if let Err(reason) = self.make(device, epoch).await {
+                let resource = device.device.display().to_string();
+                tell(events, Event::ResourceFailed { epoch, resource, reason }).await;
+                return std::future::pending().await;
+            }
+        }
         for resource in &self.resources {
             self.set(resource, "starting", None);
             if let Err(reason) = self.start(resource, epoch).await {
@@ -153,20 +205,32 @@ impl Workload {
         std::future::pending().await
     }
 
+    async fn make(&self, device: &LoopDevice, epoch: Epoch) -> Result<(), String> {
+        let group = self.group.child(DEVICES).map_err(|error| error.to_string())?;
+        device.start(&Runner { cgroup: &group, resource: DEVICES, epoch: Some(epoch), around: &self.around }).await
+    }
+
     async fn start(&self, resource: &Resource, epoch: Epoch) -> Result<(), String> {
         let group = self.group.child(&resource.name).map_err(|error| error.to_string())?;
+        let runner = Runner { cgroup: &group, resource: &resource.name, epoch: Some(epoch), around: &self.around };
         let limit = resource.start_limit;
-        command::run(&resource.start, &group, limit, &resource.name, Some(epoch), &self.around)
-            .await
-            .map_err(|error: CommandError| error.to_string())
+        match &resource.kind {
+            Kind::Script(script) => runner.run(&script.start, limit).await.map_err(|error| error.to_string()),
+            Kind::Mount(mount) => match tokio::time::timeout(limit.into(), mount.start(&runner, limit)).await {
+                Ok(mounted) => mounted,
+                Err(_) => Err(format!("{} cannot be mounted within {limit}", mount.source.display())),
+            },
+        }
     }
 
     async fn watch(&self, resource: &Resource, epoch: Epoch, events: &mpsc::Sender<Event>) {
-        let Some(check) = &resource.check else { return };
+        if matches!(&resource.kind, Kind::Script(script) if script.check.is_none()) {
+            return;
+        }
         let mut failed = 0;
         loop {
             tokio::time::sleep(resource.check_every.into()).await;
-            match self.check(resource, check, epoch).await {
+            match self.check(resource, epoch).await {
                 Ok(()) => {
                     if failed > 0 {
                         self.set(resource, "running", None);
@@ -187,16 +251,22 @@ impl Workload {
         }
     }
 
-    async fn check(&self, resource: &Resource, check: &Check, epoch: Epoch) -> Result<(), String> {
-        match check {
-            Check::Http(url) => match &self.prober {
+    async fn check(&self, resource: &Resource, epoch: Epoch) -> Result<(), String> {
+        let script = match &resource.kind {
+            Kind::Mount(mount) => return mount.check(),
+            Kind::Script(script) => script,
+        };
+        match &script.check {
+            None => Ok(()),
+            Some(Check::Http(url)) => match &self.prober {
                 Some(prober) => prober.ask(url, resource.check_limit).await,
                 None => Err("no http client".into()),
             },
-            Check::Command(words) => {
+            Some(Check::Command(words)) => {
                 let group = self.group.child(&check_group(resource)).map_err(|error| error.to_string())?;
-                let limit = resource.check_limit;
-                let result = command::run(words, &group, limit, &resource.name, Some(epoch), &self.around).await;
+                let (epoch, around) = (Some(epoch), &self.around);
+                let runner = Runner { cgroup: &group, resource: &resource.name, epoch, around };
+                let result = runner.run(words, resource.check_limit).await;
                 // Whatever it left, and itself if it hangs.
                 if let Err(error) = group.clear(KILL_LIMIT).await {
                     return Err(error.to_string());
@@ -214,7 +284,23 @@ impl Workload {
                 tracing::warn!(resource = resource.name, problem, "did not stop in order; killing it");
             }
         }
+        for device in self.devices.iter().rev() {
+            if let Err(problem) = self.unmake(device).await {
+                tracing::warn!(device = %device.device.display(), problem, "did not go in order");
+            }
+        }
         self.end(events).await;
+    }
+
+    async fn unmake(&self, device: &LoopDevice) -> Result<(), String> {
+        let group = self.group.child(UNMOUNT).map_err(|error| error.to_string())?;
+        device.stop(&Runner { cgroup: &group, resource: DEVICES, epoch: None, around: &self.around }).await?;
+        let group = self.group.child(DEVICES).map_err(|error| error.to_string())?;
+        // It writes back what it holds, and ends.
+        match tokio::time::timeout(loop_device::LIMIT.into(), group.empty()).await {
+            Ok(ended) => ended.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("nbdfuse is left after {}", loop_device::LIMIT)),
+        }
     }
 
     async fn stop_one(&self, resource: &Resource) -> Result<(), String> {
@@ -225,14 +311,18 @@ impl Workload {
         }
         let group = self.group.child(&resource.name).map_err(|error| error.to_string())?;
         let limit = resource.stop_limit;
+        let runner = Runner { cgroup: &group, resource: &resource.name, epoch: None, around: &self.around };
         let in_order = async {
-            if let Some(words) = &resource.stop {
-                command::run(words, &group, limit, &resource.name, None, &self.around)
-                    .await
-                    .map_err(|error| error.to_string())?;
-                group.empty().await.map_err(|error| error.to_string())?;
+            match &resource.kind {
+                Kind::Script(script) => {
+                    if let Some(words) = &script.stop {
+                        runner.run(words, limit).await.map_err(|error| error.to_string())?;
+                        group.empty().await.map_err(|error| error.to_string())?;
+                    }
+                    Ok(())
+                }
+                Kind::Mount(mount) => mount.stop(&runner, limit).await,
             }
-            Ok(())
         };
         let in_order: Result<(), String> = match tokio::time::timeout(limit.into(), in_order).await {
             Ok(result) => result,
@@ -279,6 +369,13 @@ async fn more_than_stop(orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
 /// The core is gone where this fails, and with it the process.
 async fn tell(events: &mpsc::Sender<Event>, event: Event) {
     let _ = events.send(event).await;
+}
+
+fn check_command(resource: &Resource) -> Option<&Check> {
+    match &resource.kind {
+        Kind::Script(script) => script.check.as_ref(),
+        Kind::Mount(_) => None,
+    }
 }
 
 /// No resource's name has a dot in it.

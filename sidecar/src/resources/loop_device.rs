@@ -1,0 +1,55 @@
+//! A volume's device where the kernel has no NBD client: nbdfuse makes a file of the volume, a loop device makes a device
+//! of the file. For development and tests, by `leasehold node --dev`: it can deadlock when memory runs out.
+
+use super::command::Runner;
+use lease::time::Millis;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+/// For nbdfuse to be there, and to be gone.
+pub(super) const LIMIT: Millis = Millis(10_000);
+
+/// `$1`: the device. `$2`: the volume's socket.
+const START: &str = r#"
+mkdir -p "$1.nbdfuse"
+nbdfuse "$1.nbdfuse/volume" --unix "$2" &
+until [ -s "$1.nbdfuse/volume" ]; do sleep 0.02; done
+ln -sfn "$(losetup --find --show "$1.nbdfuse/volume")" "$1"
+"#;
+
+/// Also what an earlier daemon left, whose nbdfuse is dead. A loop device that has become somebody else's stays.
+const STOP: &str = r#"
+if loop=$(readlink "$1") && grep -qsx "$1.nbdfuse/volume" "/sys/block/${loop##*/}/loop/backing_file"; then losetup --detach "$loop"; fi
+rm -f "$1"
+if mountpoint -q "$1.nbdfuse" || ! [ -r "$1.nbdfuse" ]; then umount "$1.nbdfuse" 2>/dev/null || umount --lazy "$1.nbdfuse" 2>/dev/null || true; fi
+"#;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoopDevice {
+    /// Where it is found: a symbolic link to the loop device. Beside it, nbdfuse's folder.
+    pub device: PathBuf,
+    /// The volume's NBD server.
+    pub socket: PathBuf,
+}
+
+impl LoopDevice {
+    /// # Errors
+    /// What the commands said.
+    pub(super) async fn start(&self, runner: &Runner<'_>) -> Result<(), String> {
+        self.run(runner, START).await
+    }
+
+    /// Succeeds twice.
+    ///
+    /// # Errors
+    /// What the commands said.
+    pub(super) async fn stop(&self, runner: &Runner<'_>) -> Result<(), String> {
+        self.run(runner, STOP).await
+    }
+
+    async fn run(&self, runner: &Runner<'_>, script: &str) -> Result<(), String> {
+        let shell = ["/bin/sh", "-eu", "-c", script, "nbdfuse"].map(OsStr::new);
+        let words = [shell.as_slice(), &[self.device.as_os_str(), self.socket.as_os_str()]].concat();
+        runner.run(&words, LIMIT).await.map_err(|error| error.to_string())
+    }
+}
