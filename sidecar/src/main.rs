@@ -27,6 +27,10 @@ enum Verb {
         /// Only read the configuration and tell every mistake in it
         #[arg(long)]
         check: bool,
+        /// Make the volumes' block devices by nbdfuse and loop devices, on kernels without an NBD client. Not for data that
+        /// matters: it can deadlock when memory runs out
+        #[arg(long)]
+        dev: bool,
     },
     /// Show what this node believes: who serves, why, and what would happen now
     Status {
@@ -84,13 +88,13 @@ fn main() -> ExitCode {
 
 fn start(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Node { config, check } => {
+        Verb::Node { config, check, dev } => {
             let config = NodeConfig::load(&config)?;
             if check {
                 println!("node {} of cluster {}: the configuration is good", config.node, config.cluster);
                 return Ok(ExitCode::SUCCESS);
             }
-            node(config)
+            node(config, dev)
         }
         Verb::Status { socket, json } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -150,7 +154,7 @@ fn log() {
         .init();
 }
 
-fn node(config: NodeConfig) -> anyhow::Result<ExitCode> {
+fn node(config: NodeConfig, dev: bool) -> anyhow::Result<ExitCode> {
     log();
     // A part that panicked must not leave a half-living node behind: the kernel takes the address away, and whoever
     // started the daemon ends what it started.
@@ -164,7 +168,7 @@ fn node(config: NodeConfig) -> anyhow::Result<ExitCode> {
     // itself, so its thread sleeps on a futex, which costs half of what a poller would.
     let parts = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let core = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let ended = match parts.block_on(run::start(config)).context("the daemon does not start")? {
+    let ended = match parts.block_on(run::start(config, dev)).context("the daemon does not start")? {
         Some(running) => core.block_on(running.run()).context("the daemon ended"),
         None => Ok(()),
     };

@@ -34,6 +34,7 @@ use lease::table::Table;
 use lease::time::Millis;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::net::TcpListener;
@@ -66,6 +67,11 @@ pub enum RunError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     Left(#[from] Left),
+    #[error(
+        "[[volume]].device {}: a volume is no block device by itself so far; attach the kernel's NBD client to its socket, or, where nothing matters, run `leasehold node --dev`",
+        device.display()
+    )]
+    NoDevice { device: PathBuf },
     #[error("{what} {address}: {error}")]
     Listen { what: &'static str, address: SocketAddr, error: std::io::Error },
     #[error("signals cannot be received: {0}")]
@@ -105,7 +111,11 @@ impl Running {
 ///
 /// # Errors
 /// [`RunError`]: what is wrong, where, and what to do.
-pub async fn start(config: NodeConfig) -> Result<Option<Running>, RunError> {
+pub async fn start(config: NodeConfig, dev: bool) -> Result<Option<Running>, RunError> {
+    let devices = loop_devices(&config);
+    if let Some(first) = devices.first().filter(|_| !dev) {
+        return Err(RunError::NoDevice { device: first.device.clone() });
+    }
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     // First of all, so that an operator can ask a node that waits what it waits for. And a second daemon, started by

@@ -1,6 +1,6 @@
-"""PostgreSQL on a replicated volume: the volume as a file by nbdfuse, a loop device and ext4 on it, and the server in that.
+"""PostgreSQL on a replicated volume: its device, ext4 on that, and the server in it, each started by the daemon.
 
-This is how a volume is used where the kernel has no NBD client, as on this machine; it is no way to run a database.
+The device is nbdfuse's and a loop device, as on any kernel without an NBD client; it is no way to run a database.
 """
 
 from __future__ import annotations
@@ -24,6 +24,16 @@ metadata = "{home}/volume.meta"
 name = "data"
 backing = "{home}/volume.img"
 socket = "{home}/run/data.sock"
+device = "{home}/data"
+
+[[resource]]
+name = "data"
+kind = "mount"
+source = "{home}/data"
+target = "{home}/mnt"
+fstype = "ext4"
+options = ["noatime"]
+make_filesystem = true
 
 [[resource]]
 name = "postgres"
@@ -36,51 +46,25 @@ stop_limit_ms = 20000
 
 START = """\
 #!/bin/sh
-# The volume as a file; then the rest where only that sees it.
 set -eu
 cd {home}
-umount -l nbd 2>/dev/null || true
-mkdir -p nbd mnt
-nbdfuse nbd/volume --unix {home}/run/data.sock &
-until [ -s nbd/volume ]; do sleep 0.02; done
-# In a mount namespace of its own: one that is killed with nbdfuse in it would wait for nbdfuse to write back what ext4 holds,
-# and nbdfuse for the namespace to end.
-exec unshare --mount --propagation slave -- {home}/postgres-inside
-"""
-
-INSIDE = """\
-#!/bin/sh
-set -eu
-cd {home}
-# Formatted at the very first start only.
-blkid -p nbd/volume >/dev/null || mkfs.ext4 -q -E nodiscard,lazy_itable_init=0 nbd/volume
-mount -o loop,noatime nbd/volume mnt
 if ! [ -d mnt/pg ]; then
     mkdir mnt/pg
     chown postgres mnt/pg
     runuser -u postgres -- {bin}/initdb -D mnt/pg -A trust --no-sync --locale=C.UTF-8 >/dev/null
     echo "host all all 0.0.0.0/0 trust" >> mnt/pg/pg_hba.conf
-    sync
+    sync -f mnt
 fi
 # Names a process of another machine: this node has the volume to itself, or the mount would have failed.
 rm -f mnt/pg/postmaster.pid
-runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -w -t 50 -l {home}/postgres.log \\
+exec runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -w -t 50 -l {home}/postgres.log \\
     -o "-c listen_addresses={virtual_ip} -c unix_socket_directories='' -c shared_buffers=32MB -c max_connections=20" start
-head -1 mnt/pg/postmaster.pid > postgres.pid
 """
 
 STOP = """\
 #!/bin/sh
-cd {home}
-pid=$(cat postgres.pid 2>/dev/null) || exit 0
-# After a kill the file is stale, and its number may be somebody else's by now. With the last process of the namespace the file
-# system is unmounted.
-if grep -qs "{home}/mnt/pg" "/proc/$pid/cmdline"; then
-    nsenter --mount="/proc/$pid/ns/mnt" -- sh -c "runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -m fast -w stop; umount {home}/mnt"
-fi
-rm -f postgres.pid
-umount nbd 2>/dev/null || umount -l nbd
-exit 0
+[ -e {home}/mnt/pg/postmaster.pid ] || exit 0
+exec runuser -u postgres -- {bin}/pg_ctl -D {home}/mnt/pg -m fast -w stop
 """
 
 
@@ -93,7 +77,7 @@ def binaries() -> Path:
 
 def write(home: Path, virtual_ip: str) -> None:
     """A node's scripts, and its replica: blank."""
-    for name, text in (("postgres-start", START), ("postgres-inside", INSIDE), ("postgres-stop", STOP)):
+    for name, text in (("postgres-start", START), ("postgres-stop", STOP)):
         (home / name).write_text(text.format(home=home, bin=binaries(), virtual_ip=virtual_ip))
         (home / name).chmod(0o755)
     # PostgreSQL's own user goes in and out.
@@ -103,6 +87,17 @@ def write(home: Path, virtual_ip: str) -> None:
     (home / "postgres.log").touch()
     (home / "postgres.log").chmod(0o666)
     make_blank(home)
+
+
+def leave(work: Path) -> None:
+    """Takes away what machines that are off had mounted below `work`: a real one's mounts end with it."""
+    for mount in reversed([line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]):
+        if Path(mount).is_relative_to(work):
+            subprocess.run(["umount", "--lazy", mount], check=False)
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it goes by itself with its last user
+            if backing.read_text().startswith(f"{work}/"):
+                subprocess.run(["losetup", "--detach", f"/dev/{backing.parts[3]}"], check=False)
 
 
 def make_blank(home: Path) -> None:

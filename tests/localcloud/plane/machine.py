@@ -27,10 +27,12 @@ DEFAULT_GRACE_MS = 10_000  # systemd's is 90 s; no test waits so long
 DEFAULT_RESTART_DELAY_MS = 100  # systemd's RestartSec=
 GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-# In a mount namespace of its own, so that each boot of each machine has its own boot id. `slave`: it follows unmounts of
-# the root namespace, else a program would keep removed network namespaces alive.
-SPAWN = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c",
-         f'mount --bind "$0" {BOOT_ID} && cgroup="$1" && shift && echo $$ > "$cgroup/cgroup.procs" && exec "$@"']
+# A machine has its own mounts: what its programs mount is there for all of them, also for one that is started again, and is
+# gone when it is off; and each boot has an id of its own. `slave`: it follows unmounts of the root namespace, else it would
+# keep removed network namespaces alive. It lives until its standard input ends, so also no longer than this process.
+KEEP_MOUNTS = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c",
+               f'mount --bind "$0" {BOOT_ID} && echo made && exec cat']
+ENTER = ["sh", "-c", 'cgroup="$0" && cd "$1" && shift && echo $$ > "$cgroup/cgroup.procs" && exec "$@"']
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,8 @@ class Program:
         self.starts += 1
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self.machine.spawn_command(self.cgroup, list(self.spec.command)),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.spec.directory, env=self.machine.env | self.spec.env,
+                self.machine.spawn_command(self.cgroup, list(self.spec.command), self.spec.directory),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.machine.env | self.spec.env,
                 start_new_session=True,
             )
 
@@ -196,6 +198,7 @@ class Machine:
         self.on = False
         self.boots = 0
         self._boot_id_path = log_dir.parent / "boot" / name
+        self._mounts: subprocess.Popen | None = None
         self.frozen = False
         self.transition = threading.RLock()  # one power change at a time
         self.hurry = threading.Event()  # set by a power cut: ends the grace of a shutdown under way
@@ -220,6 +223,7 @@ class Machine:
         self.boots += 1
         self._boot_id_path.parent.mkdir(parents=True, exist_ok=True)
         self._boot_id_path.write_text(f"{uuid.uuid4()}\n")
+        self._make_mounts()
         self.frozen = False
         self.hurry.clear()
         for program in self.programs.values():
@@ -241,6 +245,7 @@ class Machine:
         self.cgroup.kill()
         for program in self.programs.values():
             program.bury()
+        self._drop_mounts()
         self.frozen = False
         if self.cgroup.path.exists():
             self.cgroup.thaw()
@@ -253,9 +258,25 @@ class Machine:
         self.cgroup.thaw()
         self.frozen = False
 
-    def spawn_command(self, cgroup: Cgroup, command: list[str]) -> list[str]:
-        """`command` inside: this boot's id, the cgroup, the network. The process id stays the same throughout."""
-        return [*SPAWN, str(self._boot_id_path), str(cgroup.path), *netns.enter(self.namespace, command)]
+    def spawn_command(self, cgroup: Cgroup, command: list[str], directory: str = "/") -> list[str]:
+        """`command` inside: this boot's mounts, the network, the cgroup. The process id stays the same throughout."""
+        if self._mounts is None:
+            raise PlaneError(f"{self.name} is off")
+        spaces = ["nsenter", f"--mount=/proc/{self._mounts.pid}/ns/mnt", f"--net={netns.path(self.namespace)}", "--"]
+        return [*spaces, *ENTER, str(cgroup.path), directory, *command]
+
+    def _make_mounts(self) -> None:
+        self._drop_mounts()
+        self._mounts = subprocess.Popen([*KEEP_MOUNTS, str(self._boot_id_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        assert self._mounts.stdout
+        if self._mounts.stdout.readline() != b"made\n":
+            raise PlaneError(f"{self.name}: no mount namespace could be made; see the local cloud's own log")
+
+    def _drop_mounts(self) -> None:
+        """After everything that runs there: what is mounted goes with the last who sees it."""
+        if self._mounts is not None:
+            self._mounts.communicate(timeout=30)
+            self._mounts = None
 
     def execute(self, command: list[str], timeout_ms: int, env: dict[str, str]) -> dict[str, Any]:
         """Run a command to its end inside; it is part of the machine (a power cut kills it)."""
