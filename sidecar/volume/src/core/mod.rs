@@ -13,6 +13,7 @@ mod peer;
 mod primary;
 mod ranges;
 mod resync;
+pub mod rules;
 mod settle;
 #[cfg(test)]
 mod sim;

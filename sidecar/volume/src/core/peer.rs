@@ -5,8 +5,9 @@
 //!                                            └──the log holds all that it lacks: sent again──────────────▲
 //! ```
 
-use super::primary::{Op, Peers, Primary};
+use super::primary::{Op, Primary};
 use super::resync::Resync;
+use super::rules::{Basis, is_heard, tears_image};
 use super::{Effect, Guard, Job, Link, PING, Replica, Role, SILENCE, STALL, verdict};
 use crate::ids::{Generation, Life, Sequence, Session};
 use crate::metadata::Slot;
@@ -14,15 +15,6 @@ use crate::wire::{Bye, Frame, Introduction, Message, Verdict};
 use lease::ids::Incarnation;
 use lease::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Why the kept writes are all that the peer may lack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Basis {
-    /// It was a member when the epoch began, and nothing here is marked: to be confirmed by its own marks.
-    Member,
-    /// In this epoch it was found to have everything.
-    CaughtUp,
-}
 
 /// Another replica, as the primary knows it.
 #[derive(Debug)]
@@ -113,10 +105,6 @@ impl Peer {
     pub(super) fn counts(&self) -> bool {
         self.whole.is_some()
     }
-}
-
-pub(super) fn bit(slot: Slot) -> Peers {
-    1 << slot
 }
 
 impl Primary {
@@ -215,10 +203,11 @@ impl Replica {
             return;
         }
         let Some(slot) = primary.slot_at(link) else { return };
+        let epoch = primary.epoch;
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
-        let known = peer.whole == Some(Basis::CaughtUp);
+        let joins = Basis::joins_marks(peer.whole);
         let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
-        if dialogue.session != frame.session {
+        if !is_heard((epoch, dialogue.session), (frame.epoch, frame.session)) {
             return;
         }
         dialogue.heard = now;
@@ -229,7 +218,7 @@ impl Replica {
             }
             Message::Bitmap { all, words, .. } if dialogue.stage == Stage::Promising => {
                 // What is kept for it is all that it lacks, whatever it fears itself.
-                if !known && !self.omits(Guard::UnionOfMarks) {
+                if joins && !self.omits(Guard::UnionOfMarks) {
                     if all {
                         self.store.mark_all(slot);
                     }
@@ -300,12 +289,8 @@ impl Replica {
         if peer.life != Some(them.life) {
             // What an earlier process had written may be lost, unless it was durable.
             peer.life = Some(them.life);
-            let held = |op: &&mut Op| op.held & bit(slot) != 0;
-            let lost = |op: &Op| op.awaiting & bit(slot) == 0 && !op.job.is_fua();
-            again |= primary.ops.values_mut().filter(held).any(|op| lost(op));
-            for op in primary.ops.values_mut().filter(held).filter(|_| again) {
-                op.awaiting |= bit(slot);
-            }
+            again |= primary.ops.values().any(|op| op.owed.may_be_lost(slot, op.job.is_fua()));
+            primary.ops.values_mut().filter(|_| again).for_each(|op| op.owed.unacknowledge(slot));
         }
         peer.again = again;
         peer.dialogue = Some(Dialogue {
@@ -344,7 +329,7 @@ impl Replica {
             self.lost(link);
             return;
         }
-        if peer.whole == Some(Basis::Member) && self.store.marks(slot) > 0 {
+        if Basis::confirmed(peer.whole, self.store.marks(slot)) != peer.whole {
             self.stop_keeping(slot);
         }
         let Role::Leading(primary) = &mut self.role else { return };
@@ -356,14 +341,14 @@ impl Replica {
         if !resync_first {
             primary.say_state(Some(slot), &mut self.out);
         }
-        if self.store.marks(slot) > 0 || again {
+        if tears_image(self.store.marks(slot), again) {
             primary.say(slot, Message::Resync, None, &mut self.out);
         }
         if resync_first {
             primary.say_state(Some(slot), &mut self.out);
         }
         if whole {
-            let mine = |op: &Op| op.started && op.held & bit(slot) != 0 && op.awaiting & bit(slot) != 0;
+            let mine = |op: &Op| op.started && op.owed.is_unsent(slot);
             // What was written in this life and not flushed needs no second writing, but is durable only after a flush.
             let again: Vec<u64> = primary.ops.iter().filter(|(_, op)| mine(op)).map(|(number, _)| *number).collect();
             again.into_iter().for_each(|number| primary.send_op(slot, number, &mut self.out));
@@ -386,7 +371,7 @@ impl Replica {
         peer.waited_for = true;
         peer.dialogue.as_mut().expect("it has a dialogue").stage = Stage::Ending(at);
         // What was written before it came was copied to it, durably.
-        primary.ops.values_mut().for_each(|op| op.missed &= !bit(slot));
+        primary.ops.values_mut().for_each(|op| op.owed.caught_up(slot));
         primary.look = true;
         for flush in &mut primary.flushes {
             flush.places.insert(slot, at);
@@ -404,8 +389,11 @@ impl Replica {
                 match sent {
                     Sent::Op(number) => {
                         if let Some(op) = primary.ops.get_mut(number) {
-                            op.awaiting &= !bit(slot);
-                            op.held &= if keep { Peers::MAX } else { !bit(slot) };
+                            if keep {
+                                op.owed.written(slot);
+                            } else {
+                                op.owed.durable(slot);
+                            }
                             primary.retire |= !keep;
                             primary.heard_of.push(*number);
                         }
@@ -430,15 +418,15 @@ impl Replica {
         let Some(dialogue) = &mut peer.dialogue else { return };
         dialogue.durable = dialogue.durable.max(up_to);
         // Written in an earlier session of the same life, and covered by this one's flush.
-        let covered = |op: &&mut Op| op.awaiting & bit(slot) == 0 && op.places[slot] == Sequence(0);
-        primary.ops.values_mut().filter(covered).for_each(|op| op.held &= !bit(slot));
+        for op in primary.ops.values_mut() {
+            op.owed.flushed_since(slot, op.places[slot] != Sequence(0));
+        }
         let rest = dialogue.places.split_off(&up_to.next());
         for sent in std::mem::replace(&mut dialogue.places, rest).into_values() {
             match sent {
                 Sent::Op(number) => {
                     if let Some(op) = primary.ops.get_mut(&number) {
-                        op.awaiting &= !bit(slot);
-                        op.held &= !bit(slot);
+                        op.owed.durable(slot);
                     }
                 }
                 Sent::Copy { extent, bit } | Sent::Compare { extent, bit, same: true } => {
@@ -484,13 +472,10 @@ impl Replica {
         let marks = !self.omits(Guard::MarkAbsent);
         let Role::Leading(primary) = &mut self.role else { return };
         primary.peers.get_mut(&slot).expect("it is known").whole = None;
-        for op in primary.ops.values_mut().filter(|op| op.held & bit(slot) != 0) {
-            if op.started && marks {
+        for op in primary.ops.values_mut() {
+            if op.owed.stop_keeping(slot) && op.started && marks {
                 self.store.mark(slot, op.span);
             }
-            op.held &= !bit(slot);
-            op.missed |= op.awaiting & bit(slot);
-            op.awaiting &= !bit(slot);
         }
         (primary.look, primary.retire) = (true, true);
     }

@@ -6,8 +6,9 @@
 //!                               or a mark for the absent
 //! ```
 
-use super::peer::{Basis, Peer, Stage, bit};
+use super::peer::{Peer, Stage};
 use super::ranges::Ranges;
+use super::rules::{Basis, Owed, Peers, bit};
 use super::{
     Ask, Effect, FLUSH_AFTER, FLUSH_BYTES, FLUSH_WRITES, Guard, Io, Job, Link, Owner, REQUESTS_MAX, RETAINED_MAX,
     RETAINED_WRITES, Refusal, Replica, RequestId, Role,
@@ -20,10 +21,6 @@ use lease::ids::{Epoch, Incarnation};
 use lease::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A set of peers, one bit for each place.
-pub(super) type Peers = u8;
-const _: () = assert!(PEERS_MAX <= Peers::BITS as usize);
-
 /// A write that is not answered, or not durable everywhere.
 #[derive(Debug)]
 pub(super) struct Op {
@@ -34,12 +31,7 @@ pub(super) struct Op {
     pub(super) started: bool,
     /// Written here, after this many flushes had begun: the next one covers it.
     written: Option<u64>,
-    /// Who has it in the stream, or will, and has not acknowledged it.
-    pub(super) awaiting: Peers,
-    /// For whom it is marked instead.
-    pub(super) missed: Peers,
-    /// Who may lose it: it is kept until it is durable there.
-    pub(super) held: Peers,
+    pub(super) owed: Owed,
     /// Its place in each peer's present stream; 0: none.
     pub(super) places: [Sequence; PEERS_MAX],
     /// Reads that would see it, and wait until it is answered.
@@ -49,7 +41,7 @@ pub(super) struct Op {
 impl Op {
     /// Nobody needs it any more: answered, durable here after so many flushes, and durable or marked everywhere else.
     fn is_over(&self, flushes: u64) -> bool {
-        self.request.is_none() && self.held == 0 && self.written.is_some_and(|begun| flushes > begun)
+        self.owed.is_over(self.request.is_none(), self.written.is_some_and(|begun| flushes > begun))
     }
 }
 
@@ -173,7 +165,7 @@ impl Replica {
         let mut peers = BTreeMap::new();
         for member in &need {
             if let Some(slot) = self.store.slot(member, |slot| peers.contains_key(&slot)) {
-                let whole = (self.store.marks(slot) == 0).then_some(Basis::Member);
+                let whole = Basis::of_member(self.store.marks(slot));
                 peers.insert(slot, Peer::new(member.clone(), whole));
             }
         }
@@ -276,9 +268,7 @@ impl Replica {
             span,
             started: false,
             written: None,
-            awaiting: 0,
-            missed: 0,
-            held: 0,
+            owed: Owed::default(),
             places: [Sequence(0); PEERS_MAX],
             readers: Vec::new(),
         };
@@ -302,14 +292,9 @@ impl Replica {
             let (streams, kept) =
                 primary.peers.get(&slot).map_or((false, false), |peer| (peer.streams(), peer.whole.is_some()));
             let op = primary.ops.get_mut(&number).expect("a work belongs to a write");
-            if streams || kept {
-                op.awaiting |= bit(slot);
-                op.held |= bit(slot);
-            } else {
-                op.missed |= bit(slot);
-                if marks {
-                    self.store.mark(slot, span);
-                }
+            op.owed.starts(slot, streams || kept);
+            if !(streams || kept) && marks {
+                self.store.mark(slot, span);
             }
             if streams {
                 primary.send_op(slot, number, &mut self.out);
@@ -478,7 +463,7 @@ impl Replica {
         let candidates: Vec<u64> = if looks_at_all { primary.open.iter().copied().collect() } else { heard_of };
         for number in candidates {
             let Some(op) = primary.ops.get_mut(&number) else { continue };
-            if op.written.is_none() || (op.awaiting | op.missed) & quorum != 0 {
+            if op.written.is_none() || !op.owed.is_acknowledged(quorum) {
                 continue;
             }
             let Some(id) = op.request.take() else { continue };

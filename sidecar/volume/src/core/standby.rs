@@ -6,6 +6,7 @@
 //!         any frame of a lower epoch: FENCED                     a hold: RESYNC, STATE, BARRIER, CAUGHT_UP (see `Hold`)
 //! ```
 
+use super::rules::{is_fenced, is_heard};
 use super::{Effect, Guard, Job, Link, Owner, Replica, Role, verdict};
 use crate::ids::{Digest, Generation, PEERS_MAX, Sequence, Session, Span};
 use crate::metadata::{DataState, Slot};
@@ -115,7 +116,7 @@ impl Replica {
     pub(super) fn take(&mut self, link: Link, frame: Frame) {
         let superblock = self.store.superblock();
         let (promised, completed) = (superblock.promised, superblock.completed);
-        if frame.epoch < promised && !self.omits(Guard::RefuseOlder) {
+        if is_fenced(promised, frame.epoch) && !self.omits(Guard::RefuseOlder) {
             let fenced = Frame { epoch: promised, sequence: Sequence(0), message: Message::Fenced, ..frame };
             self.out.push(Effect::Send { link, frame: fenced });
             return;
@@ -138,7 +139,8 @@ impl Replica {
         }
         let admitted = self.admitted.is_some_and(|from| frame.epoch >= from);
         let Some(standing) = self.standing() else { return };
-        if standing.link != link || (standing.epoch, standing.session) != (frame.epoch, frame.session) || !admitted {
+        let heard = is_heard((standing.epoch, standing.session), (frame.epoch, frame.session));
+        if standing.link != link || !heard || !admitted {
             return;
         }
         match frame.message {
