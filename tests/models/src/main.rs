@@ -8,7 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-models [--only a1|a2|a3] [--search TEXT] [--mutant NAME] [--traces] [--big]
+models [--only a1|a2|a3|a4] [--search TEXT] [--mutant NAME] [--traces] [--big]
 
 Searches the models of the protocol: the real rules to the end, then each mutant until it violates something.
 The last line of the output is JSON with the figures.
@@ -44,8 +44,8 @@ fn wanted() -> Result<Wanted, String> {
             other => return Err(format!("{other}: not known")),
         }
     }
-    if wanted.only.as_deref().is_some_and(|only| !["a1", "a2", "a3"].contains(&only)) {
-        return Err("--only takes a1, a2 or a3".into());
+    if wanted.only.as_deref().is_some_and(|only| !["a1", "a2", "a3", "a4"].contains(&only)) {
+        return Err("--only takes a1, a2, a3 or a4".into());
     }
     Ok(wanted)
 }

@@ -1,0 +1,213 @@
+//! A4
+mod checks;
+mod mistakes;
+mod state;
+mod steps;
+mod words;
+
+use crate::runner::{Exhaustive, Limits, Size, Told};
+pub use mistakes::Mistake;
+pub use mistakes::mutants;
+use state::{BLOCKS, Left, NODES, Node, Op, Peer, Primary, Role, Row, Stage, Standing, State, Write, one};
+use stateright::{Model, Property};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use steps::Step;
+use volume::core::rules::Basis;
+
+/// What must happen somewhere, and no state shows by itself.
+#[derive(Clone, Copy, Debug)]
+enum Met {
+    StandbyCrashedFirst,
+    PrimaryCrashedFirst,
+    CrashedInResync,
+    ResyncCut,
+    ResyncResumed,
+    WrittenWhileCopied,
+    Voided,
+    StandbyLost,
+    Resent,
+    FoundSame,
+    FoundDifferent,
+    OrphanUndone,
+    LogAlone,
+    TheirMarks,
+}
+
+/// The model and its bounds.
+#[derive(Clone, Debug)]
+pub struct A4 {
+    nodes: usize,
+    blocks: usize,
+    writes: usize,
+    left: Left,
+    hands_over: bool,
+    mistake: Option<Mistake>,
+    met: Arc<AtomicU32>,
+}
+
+fn epoch(number: u8) -> lease::ids::Epoch {
+    lease::ids::Epoch(number.into())
+}
+
+fn session(number: u8) -> volume::ids::Session {
+    volume::ids::Session(number.into())
+}
+
+impl A4 {
+    fn real(nodes: usize, blocks: usize, writes: usize) -> Self {
+        let left = Left { crashes: 1, breaks: 1, epochs: 1, flushes: 1 };
+        Self { nodes, blocks, writes, left, hands_over: true, mistake: None, met: Arc::default() }
+    }
+
+    fn with(self, crashes: u8, breaks: u8, epochs: u8, flushes: u8) -> Self {
+        Self { left: Left { crashes, breaks, epochs, flushes }, ..self }
+    }
+
+    fn fresh(&self) -> Self {
+        Self { met: Arc::default(), ..self.clone() }
+    }
+
+    fn errs(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
+    fn meet(&self, what: Met) {
+        self.met.fetch_or(1 << what as u32, Ordering::Relaxed);
+    }
+
+    fn has_met(&self, what: Met) -> bool {
+        self.met.load(Ordering::Relaxed) & 1 << what as u32 != 0
+    }
+}
+
+/// The searches of the real rules.
+#[must_use]
+pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
+    let search = |a4: A4, limits: Limits| {
+        let Left { crashes, breaks, epochs, flushes } = a4.left;
+        let what = format!(
+            "{} nodes, {} blocks, {} writes, {crashes} crashes, {breaks} breaks, {epochs} epochs, {flushes} flushes",
+            a4.nodes, a4.blocks, a4.writes
+        );
+        Exhaustive::new("a4", what, move || a4.fresh(), limits)
+    };
+    if let Ok(all) = std::env::var("A4") {
+        return all
+            .split(' ')
+            .map(|one| {
+                let n: Vec<u8> = one.split(',').map(|n| n.parse().unwrap()).collect();
+                let a4 = A4::real(n[0].into(), n[1].into(), n[2].into()).with(n[3], n[4], n[5], n[6]);
+                search(a4, Limits::at_most(2, 60_000_000))
+            })
+            .collect();
+    }
+    match size {
+        Size::Test => vec![search(A4::real(2, 2, 1).with(1, 1, 1, 1), Limits::none())],
+        Size::Ci => vec![search(A4::real(2, 2, 1).with(1, 1, 1, 1), Limits::none())],
+        Size::Big => vec![search(A4::real(2, 2, 3).with(2, 2, 2, 1), Limits::at_most(60, 1_000_000_000))],
+    }
+}
+
+impl Model for A4 {
+    type State = State;
+    type Action = Step;
+
+    /// A cluster in service: A holds epoch 1, all are in sync, nothing is written yet.
+    fn init_states(&self) -> Vec<State> {
+        let everybody = (0..self.nodes).fold(0, |set, node| set | one(node));
+        let standby = |node: usize| Standing {
+            primary: 0,
+            epoch: 1,
+            session: 1,
+            stream: Default::default(),
+            companions: everybody & !one(0) & !one(node),
+            taken: Default::default(),
+            writes: 0,
+            copies: 0,
+            in_sync: true,
+            equal: None,
+            late: false,
+        };
+        let mut peers = [Peer::default(); NODES];
+        for peer in &mut peers[1..self.nodes] {
+            *peer = Peer {
+                known: true,
+                whole: Some(Basis::CaughtUp),
+                waited_for: true,
+                same_life: true,
+                stage: Stage::InSync,
+                session: 1,
+                ..Peer::default()
+            };
+        }
+        let primary = Primary {
+            epoch: 1,
+            need: everybody & !one(0),
+            flushed: true,
+            flushes: 0,
+            flush: None,
+            ops: [Op::default(); state::WRITES],
+            peers,
+        };
+        let node = |at: usize| Node {
+            blocks: Default::default(),
+            promised: 1,
+            whole: true,
+            hot: 0,
+            saved: [0; NODES],
+            marks: [0; NODES],
+            guesses: false,
+            role: match at {
+                0 => Role::Leading(primary),
+                at if at < self.nodes => Role::Standby(Some(standby(at))),
+                _ => Role::Standby(None),
+            },
+            excused: 0,
+            cold: 0,
+            queued: 0,
+        };
+        vec![State {
+            row: Row { epoch: 1, holder: 0, in_sync: everybody },
+            nodes: std::array::from_fn(node),
+            writes: [Write::default(); state::WRITES],
+            written: 0,
+            left: self.left,
+            floor: [0; BLOCKS],
+            flushed: [0; BLOCKS],
+            buried: 0,
+            late_ack: false,
+        }]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        self.steps(state, steps);
+    }
+
+    fn next_state(&self, state: &State, step: Step) -> Option<State> {
+        let mut next = *state;
+        self.take(&mut next, step);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![
+            Property::always("R1 what was flushed is at whoever may lead", Self::flushed_is_kept),
+            Property::always("R2 what was acknowledged or read does not go back", Self::read_stays),
+            Property::always("R3 what may differ is marked or hot", Self::differences_are_covered),
+            Property::always("R4 who is in sync has what the primary has", Self::in_sync_is_equal),
+            Property::always("R5 an image that is whole has what was flushed before what it has", Self::whole_is_whole),
+            Property::always("R6 no write is acknowledged that is gone", |_, state: &State| !state.late_ack),
+        ];
+        if self.mistake.is_none() {
+            properties.extend(self.reachable());
+        }
+        properties
+    }
+}
+
+impl Told for A4 {
+    fn tell(&self, before: &State, step: &Step, after: &State) -> String {
+        words::tell(self.nodes, self.blocks, before, *step, after)
+    }
+}
