@@ -26,6 +26,7 @@ pub enum Mistake {
     CacheIsDurable,
     OldEpochTaken,
     OldSessionHeard,
+    HandsOverUndrained,
 }
 
 /// Every mutant of A4.
@@ -92,5 +93,12 @@ pub fn mutants() -> Vec<Mutant> {
         mutant(M::CacheIsDurable, "cache-is-durable", 28, "written in the peer's cache counts as durable", two),
         mutant(M::OldEpochTaken, "old-epoch-taken", 22, "a write of an older epoch reaches the disk after the promise", two),
         mutant(M::OldSessionHeard, "old-session-heard", 0, "an answer from an older session counts", two),
+        mutant(
+            M::HandsOverUndrained,
+            "hands-over-undrained",
+            24,
+            "the set is kept by a hand-over in the middle of a write",
+            three,
+        ),
     ]
 }

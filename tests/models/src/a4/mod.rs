@@ -41,6 +41,7 @@ pub struct A4 {
     blocks: usize,
     writes: usize,
     left: Left,
+    /// An epoch may begin by a hand-over, which keeps the set.
     hands_over: bool,
     mistake: Option<Mistake>,
     met: Arc<AtomicU32>,
@@ -98,6 +99,7 @@ pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
             .map(|one| {
                 let n: Vec<u8> = one.split(',').map(|n| n.parse().unwrap()).collect();
                 let a4 = A4::real(n[0].into(), n[1].into(), n[2].into()).with(n[3], n[4], n[5], n[6]);
+                let a4 = A4 { hands_over: n.get(7) != Some(&0), ..a4 };
                 search(a4, Limits::at_most(2, 60_000_000))
             })
             .collect();

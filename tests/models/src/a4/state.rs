@@ -43,6 +43,10 @@ impl<T: Copy + Default> Queue<T> {
         (self.len > 0).then_some(self.items[0])
     }
 
+    pub fn any(&self, fits: impl Fn(&T) -> bool) -> bool {
+        self.items[..usize::from(self.len)].iter().any(fits)
+    }
+
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }

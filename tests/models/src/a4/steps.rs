@@ -111,7 +111,11 @@ impl A4 {
             steps.push(Step::Fence { node });
         } else {
             let fit = |to: &usize| self.may_lead(state, *to) && primary.peers[*to].stage == Stage::InSync;
-            if state.left.epochs > 0 && self.hands_over {
+            // With two nodes it may be in the middle of a write: who hands over has it as well.
+            let drained = self.nodes == 2
+                || primary.ops.iter().all(|op| !op.kept || op.answered)
+                || self.errs(Mistake::HandsOverUndrained);
+            if state.left.epochs > 0 && drained && self.hands_over {
                 steps.extend((0..self.nodes).filter(|to| *to != at).filter(fit).map(|to| Step::HandOver { to: small(to) }));
             }
         }
@@ -188,6 +192,10 @@ impl A4 {
     /// Something that a standby claims is durable everywhere.
     fn settles(&self, state: &State, node: usize, peer: usize) -> bool {
         let Some(standing) = stream_to(state, node, peer) else { return false };
+        // It comes behind what was said before: of companions that are gone, too.
+        if standing.stream.any(|frame| matches!(frame, Frame::State(_))) {
+            return false;
+        }
         let primary = state.nodes[node].primary().expect("it has a stream");
         let (writes, copies) = settled(primary, standing, peer);
         let equal = standing.equal.is_some_and(|(_, before)| before & kept(primary) == 0 && no_elders(primary, peer));
