@@ -71,58 +71,52 @@ impl A4 {
         })
     }
 
-    /// What the search must come across.
+    /// What the search must come across, where its bounds allow it.
     pub(super) fn reachable(&self) -> Vec<Property<Self>> {
-        let (two, three) = (self.nodes == 2, self.nodes == 3);
-        let mut properties = vec![
-            Property::sometimes("a write is acknowledged and flushed by all", |_, state: &State| {
-                state.row.in_sync.count_ones() > 1 && state.flushed != [0; BLOCKS]
-            }),
-            Property::sometimes("a session ends in the middle of a resync", |a4: &Self, _: &State| {
-                a4.has_met(Met::ResyncCut)
-            }),
-            Property::sometimes("a standby crashes in the middle of a resync", |a4: &Self, _: &State| {
-                a4.has_met(Met::CrashedInResync)
-            }),
-            Property::sometimes("a resync is taken up again", |a4: &Self, _: &State| a4.has_met(Met::ResyncResumed)),
-            Property::sometimes("a block is compared after a crash, and is the same", |a4: &Self, _: &State| {
-                a4.has_met(Met::FoundSame)
-            }),
-            Property::sometimes("a block is compared after a crash, and differs", |a4: &Self, _: &State| {
-                a4.has_met(Met::FoundDifferent)
-            }),
-            Property::sometimes("a write that only the old holder had is undone", |a4: &Self, _: &State| {
-                a4.has_met(Met::OrphanUndone)
-            }),
-        ];
-        let _ = (two, three);
-        properties.extend([
-            Property::sometimes("both crash, the standby first", |a4: &Self, _: &State| {
-                a4.has_met(Met::StandbyCrashedFirst)
-            }),
-            Property::sometimes("both crash, the primary first", |a4: &Self, _: &State| {
-                a4.has_met(Met::PrimaryCrashedFirst)
-            }),
-            Property::sometimes("a block is written while its copy is on its way", |a4: &Self, _: &State| {
-                a4.has_met(Met::WrittenWhileCopied)
-            }),
-            Property::sometimes("a clean block is marked again by a write that was lost", |a4: &Self, _: &State| {
-                a4.has_met(Met::Voided)
-            }),
-            Property::sometimes("a standby loses what it had not flushed", |a4: &Self, _: &State| {
-                a4.has_met(Met::StandbyLost)
-            }),
-            Property::sometimes("what it may have lost is sent again", |a4: &Self, _: &State| a4.has_met(Met::Resent)),
-            Property::sometimes("only the log knows of a difference", |a4: &Self, _: &State| a4.has_met(Met::LogAlone)),
-            Property::sometimes("only the standby's marks know of a difference", |a4: &Self, _: &State| {
-                a4.has_met(Met::TheirMarks)
-            }),
-            Property::sometimes("a member that was lost is in the set again", |a4: &Self, state: &State| {
-                a4.has_met(Met::StandbyLost)
-                    && state.row.in_sync.count_ones() > 1
-                    && state.nodes.iter().any(|node| node.guesses)
-            }),
-        ]);
+        let (crashes, breaks, epochs) = (self.left.crashes > 0, self.left.breaks > 0, self.left.epochs > 0);
+        let mut properties = Vec::new();
+        let mut reach = |possible: bool, name, check: fn(&Self, &State) -> bool| {
+            if possible {
+                properties.push(Property::sometimes(name, check));
+            }
+        };
+        reach(true, "a write is acknowledged by all", |_, state| {
+            state.row.epoch == 1 && state.row.in_sync.count_ones() > 1 && state.floor != [0; BLOCKS]
+        });
+        reach(self.left.flushes > 0, "a write is acknowledged by all, and flushed", |_, state| {
+            state.row.in_sync.count_ones() > 1 && state.flushed != [0; BLOCKS]
+        });
+        reach(epochs, "a write that only the old holder had is undone by a resync", |a4, _| a4.has_met(Met::OrphanUndone));
+        reach(epochs, "a write that nobody was told of stays, and is read", |_, state| {
+            state.row.epoch > 1 && state.nodes[0].primary().is_some_and(|old| {
+                old.epoch == 1 && old.ops.iter().any(|op| op.kept && !op.answered)
+            }) && state.floor != [0; BLOCKS]
+        });
+        reach(epochs, "only the standby's marks know of a difference", |a4, _| a4.has_met(Met::TheirMarks));
+        reach(epochs, "the first holder is in sync with its successor", |_, state| {
+            state.nodes[1].primary().is_some_and(|leading| leading.peers[0].stage == Stage::InSync)
+        });
+        reach(self.nodes > 2, "two standbys are in sync in a later epoch, and have a write of it", |_, state| {
+            let in_sync = |at: usize| {
+                let peers = state.nodes[at].primary().map(|leading| leading.peers);
+                peers.is_some_and(|peers| peers.iter().filter(|peer| peer.stage == Stage::InSync).count() == 2)
+            };
+            state.row.epoch > 1 && state.floor != [0; BLOCKS] && (0..state.nodes.len()).any(in_sync)
+        });
+        reach(breaks, "a session ends in the middle of a resync", |a4, _| a4.has_met(Met::ResyncCut));
+        reach(breaks, "a resync is taken up again", |a4, _| a4.has_met(Met::ResyncResumed));
+        reach(breaks, "a write that is lost in a resync marks its block", |a4, _| a4.has_met(Met::Voided));
+        reach(self.writes > 1 && (breaks || epochs), "a block is written while its copy is on its way", |a4, _| {
+            a4.has_met(Met::WrittenWhileCopied)
+        });
+        reach(crashes, "a standby crashes in the middle of a resync", |a4, _| a4.has_met(Met::CrashedInResync));
+        reach(crashes, "a standby loses what it had not flushed", |a4, _| a4.has_met(Met::StandbyLost));
+        reach(crashes, "what it may have lost is sent again", |a4, _| a4.has_met(Met::Resent));
+        reach(crashes, "only the log knows of a difference", |a4, _| a4.has_met(Met::LogAlone));
+        reach(crashes && epochs, "a block is compared after a crash, and is the same", |a4, _| a4.has_met(Met::FoundSame));
+        reach(crashes && epochs, "a block is compared after a crash, and differs", |a4, _| a4.has_met(Met::FoundDifferent));
+        reach(self.left.crashes > 1, "both crash, the standby first", |a4, _| a4.has_met(Met::StandbyCrashedFirst));
+        reach(self.left.crashes > 1, "both crash, the primary first", |a4, _| a4.has_met(Met::PrimaryCrashedFirst));
         properties
     }
 }

@@ -115,7 +115,7 @@ impl A4 {
             let drained = self.nodes == 2
                 || primary.ops.iter().all(|op| !op.kept || op.answered)
                 || self.errs(Mistake::HandsOverUndrained);
-            if state.left.epochs > 0 && drained && self.hands_over {
+            if state.left.epochs > 0 && drained {
                 steps.extend((0..self.nodes).filter(|to| *to != at).filter(fit).map(|to| Step::HandOver { to: small(to) }));
             }
         }
