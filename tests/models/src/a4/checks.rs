@@ -86,11 +86,15 @@ impl A4 {
         reach(self.left.flushes > 0, "a write is acknowledged by all, and flushed", |_, state| {
             state.row.in_sync.count_ones() > 1 && state.flushed != [0; BLOCKS]
         });
-        reach(epochs, "a write that only the old holder had is undone by a resync", |a4, _| a4.has_met(Met::OrphanUndone));
+        reach(epochs, "a write that only the old holder had is undone by a resync", |a4, _| {
+            a4.has_met(Met::OrphanUndone)
+        });
         reach(epochs, "a write that nobody was told of stays, and is read", |_, state| {
-            state.row.epoch > 1 && state.nodes[0].primary().is_some_and(|old| {
-                old.epoch == 1 && old.ops.iter().any(|op| op.kept && !op.answered)
-            }) && state.floor != [0; BLOCKS]
+            state.row.epoch > 1
+                && state.nodes[0]
+                    .primary()
+                    .is_some_and(|old| old.epoch == 1 && old.ops.iter().any(|op| op.kept && !op.answered))
+                && state.floor != [0; BLOCKS]
         });
         reach(epochs, "only the standby's marks know of a difference", |a4, _| a4.has_met(Met::TheirMarks));
         reach(epochs, "the first holder is in sync with its successor", |_, state| {
@@ -113,8 +117,12 @@ impl A4 {
         reach(crashes, "a standby loses what it had not flushed", |a4, _| a4.has_met(Met::StandbyLost));
         reach(crashes, "what it may have lost is sent again", |a4, _| a4.has_met(Met::Resent));
         reach(crashes, "only the log knows of a difference", |a4, _| a4.has_met(Met::LogAlone));
-        reach(crashes && epochs, "a block is compared after a crash, and is the same", |a4, _| a4.has_met(Met::FoundSame));
-        reach(crashes && epochs, "a block is compared after a crash, and differs", |a4, _| a4.has_met(Met::FoundDifferent));
+        reach(crashes && epochs, "a block is compared after a crash, and is the same", |a4, _| {
+            a4.has_met(Met::FoundSame)
+        });
+        reach(crashes && epochs, "a block is compared after a crash, and differs", |a4, _| {
+            a4.has_met(Met::FoundDifferent)
+        });
         reach(self.left.crashes > 1, "both crash, the standby first", |a4, _| a4.has_met(Met::StandbyCrashedFirst));
         reach(self.left.crashes > 1, "both crash, the primary first", |a4, _| a4.has_met(Met::PrimaryCrashedFirst));
         properties

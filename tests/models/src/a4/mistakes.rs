@@ -160,7 +160,7 @@ pub fn mutants() -> Vec<Mutant> {
             "copies-unflushed",
             28,
             "what a new primary has not flushed is copied",
-            twice(Left { crashes: 1, epochs: 1, ..NONE }),
+            small(Left { crashes: 1, epochs: 2, ..NONE }),
         ),
         mutant(
             M::FlushOfOne,

@@ -1,4 +1,36 @@
-//! A4
+//! A4: resync and activity log. No difference between two disks is forgotten, whatever crashes, breaks or comes late.
+//!
+//! **What is modelled.** Two or three replicas: a disk of one or two blocks with a cache that a loss of power empties in part, in
+//! any part; an activity log, a bitmap for each peer, in memory and on the disk; a state, whole or not; a promise. A primary that
+//! writes, streams, copies marked blocks (compares them first when it has crashed itself), flushes, and is answered; standbys that take
+//! a stream in order. Either end of a session may find it gone at any time, alone; what is on its way is taken until then.
+//! Processes are killed, power is lost, at each step. Members take epochs, alone or by a hand-over that keeps the set; who held
+//! the last one goes on believing in itself for as long as it likes.
+//!
+//! **What ships and is called** ([`volume::core::rules`]): what a write owes to each peer from its start to its end
+//! ([`Owed`](volume::core::rules::Owed): kept, marked, acknowledged, durable, sent again), when a member's marks join those here and
+//! when its word for having everything stands ([`Basis`](volume::core::rules::Basis)), when an image is to be marked before it is
+//! torn, which frames are refused and which are not heard.
+//!
+//! **What is said again by hand**: in which order the machine asks these (`peer`, `resync`, `standby`, `primary`), what recovery marks
+//! (`Store::recover`), when an extent may leave the log, what a standby claims and for how long, companions. A place in the stream
+//! is not a number here but the set of all that came before it.
+//!
+//! **What is left out, and why nothing is lost by it.**
+//! * The handshake is one step: before its last word it changes nothing but the promise and marks that are set.
+//! * A block is an extent; an extent may leave the log whenever it may, not only when its slot is wanted.
+//! * A write, a flush and a page of metadata happen at once. One on its way to the disk is either not begun, or in the cache; metadata is
+//!   durable before what follows from it, so a crash between is a crash before.
+//! * A crash is followed by the start: nothing comes between that could not come to a process that does nothing.
+//! * A standby takes its stream frame by frame, though it executes in parallel what does not meet. So what a flush covers is always a prefix.
+//! * The row is right by construction, its changes are single steps, and a new holder is whole and in the set: A1 shows how.
+//! * Whatever can be read is read: of the holder's blocks those that no unanswered write is about to change.
+//!
+//! Not here: generations and the verdict; a log that is full; metadata that rots; write errors; FUA; ranges that span blocks.
+//!
+//! **What the data path asks of the row**, as a search showed: with three nodes a hand-over that keeps the set must come after the last
+//! write was answered (the mutant `hands-over-undrained`). Else the new holder reads what one of the other members has never seen,
+//! and that one may be the next. With two nodes it need not: who hands over has it as well.
 mod checks;
 mod mistakes;
 mod state;
@@ -99,6 +131,7 @@ pub fn exhaustive(size: Size) -> Vec<Exhaustive> {
             bounds(2, 1, 2, [1, 1, 1, 0]),
             bounds(2, 1, 2, [1, 0, 1, 1]),
             bounds(2, 2, 2, [0, 1, 1, 0]),
+            bounds(2, 1, 1, [1, 0, 2, 0]),
             bounds(3, 1, 1, [0, 0, 1, 0]),
         ],
         Size::Big => {
@@ -191,6 +224,7 @@ impl Model for A4 {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
+            // Each "as if all power were lost just now", where that may matter.
             Property::always("R1 what was flushed is at whoever may lead", Self::flushed_is_kept),
             Property::always("R2 what was acknowledged or read does not go back", Self::read_stays),
             Property::always("R3 what may differ is marked or hot", Self::differences_are_covered),

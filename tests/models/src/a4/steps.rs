@@ -1,7 +1,8 @@
 //! What may happen next in A4, and what it does.
 
 use super::state::{
-    BLOCKS, Block, Durable, Flush, Frame, NODES, Node, Op, Peer, Primary, Role, Row, Stage, Standing, State, WRITES, Word, Write, each, one,
+    BLOCKS, Block, Durable, Flush, Frame, NODES, Node, Op, Peer, Primary, Role, Row, Stage, Standing, State, WRITES,
+    Word, Write, each, one,
 };
 use super::{A4, Met, Mistake, epoch, session};
 use volume::core::rules::{Basis, is_fenced, is_heard, tears_image};
@@ -10,44 +11,96 @@ use volume::core::rules::{Basis, is_fenced, is_heard, tears_image};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The workload writes a block.
-    Write { node: u8, block: u8 },
+    Write {
+        node: u8,
+        block: u8,
+    },
     /// Only where a rule is left out: the log learns of a write after the disk has it.
-    HeatLate { node: u8 },
+    HeatLate {
+        node: u8,
+    },
     /// Only where a rule is left out: what was queued of an older epoch reaches the disk.
-    ApplyLate { node: u8 },
+    ApplyLate {
+        node: u8,
+    },
     /// Everything that was written here is durable, and every stream is told to be so; asked by the workload.
-    Flush { node: u8 },
+    Flush {
+        node: u8,
+    },
     /// What a new holder finds on its disk is durable.
-    FlushFirst { node: u8 },
+    FlushFirst {
+        node: u8,
+    },
     /// A marked block is read and gets its place in the peer's stream.
-    Copy { node: u8, peer: u8 },
+    Copy {
+        node: u8,
+        peer: u8,
+    },
     /// The next frame is taken.
-    Deliver { node: u8 },
+    Deliver {
+        node: u8,
+    },
     /// The next answer is heard.
-    Hear { node: u8, peer: u8 },
+    Hear {
+        node: u8,
+        peer: u8,
+    },
     /// A standby hears what is durable everywhere.
-    Settle { node: u8, peer: u8 },
+    Settle {
+        node: u8,
+        peer: u8,
+    },
     /// An extent leaves the log, the bitmaps being saved.
-    Cool { node: u8, block: u8 },
+    Cool {
+        node: u8,
+        block: u8,
+    },
     /// The bitmaps are saved.
-    Save { node: u8 },
-    Connect { node: u8, peer: u8 },
+    Save {
+        node: u8,
+    },
+    Connect {
+        node: u8,
+        peer: u8,
+    },
     /// The primary finds the connection gone; the standby does.
-    Lost { node: u8, peer: u8 },
-    Ended { node: u8 },
+    Lost {
+        node: u8,
+        peer: u8,
+    },
+    Ended {
+        node: u8,
+    },
     /// The process is killed, and starts.
-    Kill { node: u8 },
+    Kill {
+        node: u8,
+    },
     /// Power is lost and comes back; what each block is then.
-    Crash { node: u8, left: [u8; BLOCKS] },
+    Crash {
+        node: u8,
+        left: [u8; BLOCKS],
+    },
     /// A member takes a new epoch, alone in its set.
-    TakeOver { node: u8 },
+    TakeOver {
+        node: u8,
+    },
     /// The holder hands over, the set kept.
-    HandOver { to: u8 },
+    HandOver {
+        to: u8,
+    },
     /// A holder learns that its epoch is over.
-    Fence { node: u8 },
+    Fence {
+        node: u8,
+    },
     /// A peer that is away is taken out of the set, or not waited for.
-    Shrink { node: u8, peer: u8 },
-    Grow { node: u8, peer: u8 },
+    Shrink {
+        node: u8,
+        peer: u8,
+    },
+    Grow {
+        node: u8,
+        peer: u8,
+    },
 }
 
 impl A4 {
@@ -61,7 +114,8 @@ impl A4 {
                     if let Some(standing) = standing {
                         let from = usize::from(standing.primary);
                         let fenced = is_fenced(epoch(me.promised), epoch(standing.epoch));
-                        let heard = state.nodes[from].primary().is_none_or(|primary| primary.peers[at].words.has_room());
+                        let heard =
+                            state.nodes[from].primary().is_none_or(|primary| primary.peers[at].words.has_room());
                         if !standing.stream.is_empty() && !fenced && heard {
                             steps.push(Step::Deliver { node });
                         }
@@ -82,9 +136,9 @@ impl A4 {
                 steps.push(Step::Save { node });
             }
             let claims = claims(state, at);
-            steps.extend(each(me.hot & !claims).filter_map(|block| {
-                Some(Step::Cool { node, block: u8::try_from(block).ok()? })
-            }));
+            steps.extend(
+                each(me.hot & !claims).filter_map(|block| Some(Step::Cool { node, block: u8::try_from(block).ok()? })),
+            );
             if state.left.crashes > 0 {
                 self.crash_steps(me, node, steps);
             }
@@ -97,7 +151,9 @@ impl A4 {
         let streams: Vec<usize> = (0..self.nodes).filter(|peer| primary.peers[*peer].stage != Stage::Away).collect();
         let room = |peer: &usize| stream_to(state, at, *peer).is_none_or(|standing| standing.stream.has_room());
         if usize::from(state.written) < self.writes && streams.iter().all(room) {
-            steps.extend((0..self.blocks).filter_map(|block| Some(Step::Write { node, block: u8::try_from(block).ok()? })));
+            steps.extend(
+                (0..self.blocks).filter_map(|block| Some(Step::Write { node, block: u8::try_from(block).ok()? })),
+            );
         }
         let worth = me.blocks[..self.blocks].iter().any(|block| block.cached != 0)
             || primary.ops.iter().any(|op| op.kept && !op.durable_here);
@@ -116,7 +172,9 @@ impl A4 {
                 || primary.ops.iter().all(|op| !op.kept || op.answered)
                 || self.errs(Mistake::HandsOverUndrained);
             if state.left.epochs > 0 && drained {
-                steps.extend((0..self.nodes).filter(|to| *to != at).filter(fit).map(|to| Step::HandOver { to: small(to) }));
+                steps.extend(
+                    (0..self.nodes).filter(|to| *to != at).filter(fit).map(|to| Step::HandOver { to: small(to) }),
+                );
             }
         }
         for other in (0..self.nodes).filter(|other| *other != at) {
@@ -304,8 +362,9 @@ impl A4 {
         for peer in (0..self.nodes).filter(|peer| *peer != at) {
             let it = &me.leading().peers[peer];
             let (streams, kept) = (it.stage != Stage::Away, it.whole.is_some());
-            op.owed.starts(peer, streams || kept);
-            if !(streams || kept) && !self.errs(Mistake::AbsentUnmarked) {
+            let gets_it = streams || kept;
+            op.owed.starts(peer, gets_it);
+            if !gets_it && !self.errs(Mistake::AbsentUnmarked) {
                 me.marks[peer] |= one(block);
             }
             if streams {
@@ -532,7 +591,8 @@ impl A4 {
         me.marks[peer] &= !equal;
         let number = primary.flushes;
         if let Some(flush) = &mut primary.flush {
-            let covers = durable.flush == number && flush.asked & one(peer) != 0 || end && flush.at_end & one(peer) != 0;
+            let covers =
+                durable.flush == number && flush.asked & one(peer) != 0 || end && flush.at_end & one(peer) != 0;
             if covers {
                 flush.durable |= one(peer);
             }

@@ -67,7 +67,8 @@ pub(super) fn tell(nodes: usize, blocks: usize, before: &State, step: Step, afte
             format!("{} takes {}", name(node), first.map_or_else(String::new, frame))
         }
         Step::Hear { node, peer } => {
-            let words = before.nodes[usize::from(node)].primary().map(|primary| &primary.peers[usize::from(peer)].words);
+            let words =
+                before.nodes[usize::from(node)].primary().map(|primary| &primary.peers[usize::from(peer)].words);
             let first = words.and_then(super::state::Queue::first).map_or_else(String::new, |(_, first)| word(first));
             format!("{} hears of {}: {first}", name(node), name(peer))
         }
@@ -93,7 +94,7 @@ pub(super) fn tell(nodes: usize, blocks: usize, before: &State, step: Step, afte
     };
     let mut changes: Vec<String> = Vec::new();
     if before.row != after.row {
-        let in_set: String = each(after.row.in_sync).map(|node| node_name(node)).collect();
+        let in_set: String = each(after.row.in_sync).map(node_name).collect();
         changes.push(format!("epoch {}, holder {}, set {in_set}", after.row.epoch, name(after.row.holder)));
     }
     for at in 0..nodes {
