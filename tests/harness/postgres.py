@@ -89,17 +89,6 @@ def write(home: Path, virtual_ip: str) -> None:
     make_blank(home)
 
 
-def leave(work: Path) -> None:
-    """Takes away what machines that are off had mounted below `work`: a real one's mounts end with it."""
-    for mount in reversed([line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]):
-        if Path(mount).is_relative_to(work):
-            subprocess.run(["umount", "--lazy", mount], check=False)
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):  # it goes by itself with its last user
-            if backing.read_text().startswith(f"{work}/"):
-                subprocess.run(["losetup", "--detach", f"/dev/{backing.parts[3]}"], check=False)
-
-
 def make_blank(home: Path) -> None:
     """A new disk, and a replica of nothing on it."""
     (home / "volume.img").unlink(missing_ok=True)

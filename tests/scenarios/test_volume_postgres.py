@@ -2,7 +2,6 @@
 committed is there on the other one.
 """
 
-import contextlib
 import filecmp
 import json
 import subprocess
@@ -31,10 +30,7 @@ VOLUMES_PORT = 7401
 @pytest.fixture(scope="module")
 def data_stage():
     # Not pytest's folder: PostgreSQL runs as a user of its own, to whom that is closed.
-    with contextlib.ExitStack() as ends:
-        work = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="leasehold-", dir="/var/tmp")))
-        ends.callback(postgres.leave, work)
-        cloud = ends.enter_context(Cloud(work=work))
+    with tempfile.TemporaryDirectory(prefix="leasehold-", dir="/var/tmp") as folder, Cloud(work=Path(folder)) as cloud:
         net = networks.create(cloud)
         deployment = Deployment(cloud, DEPLOYMENT, [ClusterSpec("data", net, ttl_ms=TTL_MS)])
         deployment.bootstrap()

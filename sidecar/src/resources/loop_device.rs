@@ -9,19 +9,27 @@ use std::path::PathBuf;
 /// For nbdfuse to be there, and to be gone.
 pub(super) const LIMIT: Millis = Millis(10_000);
 
-/// `$1`: the device. `$2`: the volume's socket.
+/// `$1`: the device. `$2`: the volume's socket. The loop device goes with the last who has it open: while nothing is mounted,
+/// that is a process of ours.
 const START: &str = r#"
 mkdir -p "$1.nbdfuse"
 nbdfuse "$1.nbdfuse/volume" --unix "$2" &
 until [ -s "$1.nbdfuse/volume" ]; do sleep 0.02; done
-ln -sfn "$(losetup --find --show "$1.nbdfuse/volume")" "$1"
+loop=$(losetup --find --show "$1.nbdfuse/volume")
+sleep infinity <"$loop" &
+echo $! >"$1.holder"
+losetup --detach "$loop"
+ln -sfn "$loop" "$1"
 "#;
 
-/// Also what an earlier daemon left, whose nbdfuse is dead. A loop device that has become somebody else's stays.
+/// Also what an earlier daemon left, all of whose processes are dead.
 const STOP: &str = r#"
-if loop=$(readlink "$1") && grep -qsx "$1.nbdfuse/volume" "/sys/block/${loop##*/}/loop/backing_file"; then losetup --detach "$loop"; fi
-rm -f "$1"
-if mountpoint -q "$1.nbdfuse" || ! [ -r "$1.nbdfuse" ]; then umount "$1.nbdfuse" 2>/dev/null || umount --lazy "$1.nbdfuse" 2>/dev/null || true; fi
+if loop=$(readlink "$1") && holder=$(cat "$1.holder") && [ "$(readlink "/proc/$holder/fd/0")" = "$loop" ]; then
+    kill "$holder"
+    for _ in $(seq 100); do [ -e "/sys/block/${loop##*/}/loop" ] || break; sleep 0.02; done
+fi
+rm -f "$1" "$1.holder"
+umount "$1.nbdfuse" 2>/dev/null || umount --lazy "$1.nbdfuse" 2>/dev/null || true
 "#;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -83,6 +83,9 @@ pub(super) struct Primary {
     pub(super) generation: Generation,
     /// The generation is not yet everywhere where it must be: nothing is completed. Then it is being saved here.
     turning: Option<Option<u64>>,
+    /// Each member was found to have what this replica had taken when the epoch began: reads may be answered. Before, they may
+    /// see a write that was never acknowledged and that another member lacks; that one may be the next holder.
+    even: bool,
     pub(super) fenced_by: Option<Epoch>,
     pub(super) diverged: BTreeSet<Incarnation>,
     /// Writes of which something was acknowledged: they may be answered now.
@@ -142,7 +145,8 @@ impl Primary {
 
     /// Members that hold up what is to be completed.
     pub(super) fn missing(&self) -> impl Iterator<Item = &Incarnation> {
-        let waits = !self.open.is_empty() || !self.flushes.is_empty() || self.turning.is_some();
+        let reads = !self.even && !self.reads.is_empty();
+        let waits = !self.open.is_empty() || !self.flushes.is_empty() || self.turning.is_some() || reads;
         let present = |member: &Incarnation| self.peer(member).is_some_and(|peer| peer.counts() && peer.streams());
         self.need.iter().filter(move |member| waits && !present(member))
     }
@@ -191,6 +195,7 @@ impl Replica {
             unflushed_since: None,
             generation: Generation { epoch, turn: 0 },
             turning: Some(None),
+            even: false,
             fenced_by: None,
             diverged: BTreeSet::new(),
             heard_of: Vec::new(),
@@ -441,7 +446,9 @@ impl Replica {
         if !primary.look && primary.heard_of.is_empty() && primary.reads_done.is_empty() {
             return;
         }
-        if open || !gate_reads {
+        // Once is enough: what comes from now on is seen by no read before it is acknowledged by all.
+        primary.even = primary.even || primary.quorum().is_some();
+        if primary.even && (open || !gate_reads) {
             for (id, result) in std::mem::take(&mut primary.reads_done) {
                 primary.reads.remove(&id);
                 self.out.push(Effect::Answer { id, result });

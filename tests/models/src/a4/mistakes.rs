@@ -27,7 +27,7 @@ pub enum Mistake {
     CacheIsDurable,
     OldEpochTaken,
     OldSessionHeard,
-    HandsOverUndrained,
+    ShowsBeforeEven,
 }
 
 const NONE: Left = Left { crashes: 0, breaks: 0, epochs: 0, flushes: 0 };
@@ -93,10 +93,10 @@ pub fn mutants() -> Vec<Mutant> {
             three(Left { epochs: 1, ..NONE }),
         ),
         mutant(
-            M::HandsOverUndrained,
-            "hands-over-undrained",
+            M::ShowsBeforeEven,
+            "shows-before-even",
             24,
-            "a hand-over keeps the set in the middle of a write",
+            "a new holder shows what another member may lack",
             three(Left { epochs: 1, ..NONE }),
         ),
         mutant(

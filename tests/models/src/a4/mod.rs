@@ -24,13 +24,13 @@
 //! * A crash is followed by the start: nothing comes between that could not come to a process that does nothing.
 //! * A standby takes its stream frame by frame, though it executes in parallel what does not meet. So what a flush covers is always a prefix.
 //! * The row is right by construction, its changes are single steps, and a new holder is whole and in the set: A1 shows how.
-//! * Whatever can be read is read: of the holder's blocks those that no unanswered write is about to change.
+//! * Whatever can be read is read: of the holder's blocks those that no unanswered write is about to change, once it shows any.
 //!
 //! Not here: generations and the verdict; a log that is full; metadata that rots; write errors; FUA; ranges that span blocks.
 //!
-//! **What the data path asks of the row**, as a search showed: with three nodes a hand-over that keeps the set must come after the last
-//! write was answered (the mutant `hands-over-undrained`). Else the new holder reads what one of the other members has never seen,
-//! and that one may be the next. With two nodes it need not: who hands over has it as well.
+//! **What a search showed**: a hand-over keeps the set, also in the middle of a write; with three nodes the new holder may have what
+//! another member has never seen, and that one may be the next. So nothing is read before each member was found to have what was
+//! there when the epoch began (the mutant `shows-before-even`); with two nodes who hands over has it as well.
 mod checks;
 mod mistakes;
 mod state;
@@ -177,6 +177,7 @@ impl Model for A4 {
             epoch: 1,
             need: everybody & !one(0),
             flushed: true,
+            even: true,
             flushes: 0,
             flush: None,
             ops: [Op::default(); state::WRITES],

@@ -208,6 +208,8 @@ pub struct Primary {
     pub need: Set,
     /// What was here when the epoch began is durable.
     pub flushed: bool,
+    /// Every member was found to have what was here when the epoch began: reads are answered.
+    pub even: bool,
     pub flushes: u8,
     pub flush: Option<Flush>,
     pub ops: [Op; WRITES],

@@ -167,11 +167,8 @@ impl A4 {
             steps.push(Step::Fence { node });
         } else {
             let fit = |to: &usize| self.may_lead(state, *to) && primary.peers[*to].stage == Stage::InSync;
-            // With two nodes it may be in the middle of a write: who hands over has it as well.
-            let drained = self.nodes == 2
-                || primary.ops.iter().all(|op| !op.kept || op.answered)
-                || self.errs(Mistake::HandsOverUndrained);
-            if state.left.epochs > 0 && drained {
+            // Also in the middle of a write.
+            if state.left.epochs > 0 {
                 steps.extend(
                     (0..self.nodes).filter(|to| *to != at).filter(fit).map(|to| Step::HandOver { to: small(to) }),
                 );
@@ -904,14 +901,15 @@ impl A4 {
             epoch,
             need,
             flushed: false,
+            even: false,
             flushes: 0,
             flush: None,
             ops: [Op::default(); WRITES],
             peers,
         });
-        // What was acknowledged and is not there was excused, or falls before.
+        // What was acknowledged and is not there was excused, or falls before. What nobody has seen so far may go.
         for block in 0..self.blocks {
-            state.floor[block] = state.nodes[at].blocks[block].seen.max(state.flushed[block]);
+            state.floor[block] = state.floor[block].min(state.nodes[at].blocks[block].seen).max(state.flushed[block]);
         }
     }
 
@@ -994,10 +992,17 @@ impl A4 {
         marks
     }
 
-    /// A read is always possible, and seen: of the holder's blocks that no unanswered write is about to change.
+    /// A read is possible, and seen: of the holder's blocks that no unanswered write is about to change, once every member was
+    /// found to have what was here when the epoch began.
     fn look(&self, state: &mut State) {
         let at = usize::from(state.row.holder);
         if !state.holds(at) {
+            return;
+        }
+        let hasty = self.errs(Mistake::ShowsBeforeEven);
+        let primary = state.nodes[at].leading();
+        primary.even |= hasty || each(primary.need).all(|peer| primary.peers[peer].whole.is_some());
+        if !primary.even {
             return;
         }
         let me = state.nodes[at];

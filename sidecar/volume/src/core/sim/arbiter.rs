@@ -90,7 +90,7 @@ impl World {
         self.take_epoch(node)
     }
 
-    /// The holder hands over in order, with everything acknowledged everywhere: the members stay.
+    /// The holder hands over, also in the middle of a write: the members stay.
     pub(super) fn hand_over(&mut self, node: usize) -> Outcome {
         let chance = self.weather.handover;
         let holder = &self.nodes[self.row.holder];
@@ -100,16 +100,9 @@ impl World {
         if !self.may_take(node) || !serves || !ready || chance == 0 {
             return Ok(());
         }
-        if self.pause <= self.at && self.dice.below(chance) == 0 {
-            self.pause = self.at + 600;
-        }
-        if self.pause <= self.at || !self.asked.is_empty() {
+        if self.nodes[node].closing.is_none() && self.dice.below(chance) != 0 || !self.is_closed(node) {
             return Ok(());
         }
-        if !self.is_closed(node) {
-            return Ok(());
-        }
-        self.pause = 0;
         self.met.handovers += 1;
         self.depose();
         (self.row.epoch, self.row.holder) = (self.row.epoch.next(), node);

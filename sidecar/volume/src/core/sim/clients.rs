@@ -14,7 +14,7 @@ impl World {
         if here.leads != Some(self.row.epoch) || here.replica.is_none() || self.asked.len() >= CLIENTS {
             return Ok(());
         }
-        if self.quiet || self.pause > self.at || self.calm && self.dice.below(20) != 0 {
+        if self.quiet || self.calm && self.dice.below(20) != 0 {
             return Ok(());
         }
         // Most of it in a few places, so that writes meet.

@@ -118,8 +118,6 @@ pub(super) struct World {
     pub(super) asked: BTreeMap<RequestId, Asked>,
     pub(super) ledger: Ledger,
     pub(super) met: Met,
-    /// Until this step the clients wait, so that the holder can hand over.
-    pub(super) pause: usize,
     pub(super) calm: bool,
     pub(super) quiet: bool,
     log: Vec<String>,
@@ -210,7 +208,6 @@ impl World {
             asked: BTreeMap::new(),
             ledger: Ledger::new(size / SECTOR),
             met: Met::default(),
-            pause: 0,
             calm: false,
             quiet: false,
             log: Vec::new(),
