@@ -7,7 +7,7 @@ use crate::backing::Engine;
 use crate::buffer::Pool;
 use crate::core::{Event, Report};
 use crate::drive::area::{AreaError, Files};
-use crate::drive::group::{Export, Group, GroupError};
+use crate::drive::group::{DeviceState, Export, Group, GroupError};
 use crate::drive::{Admission, Order, Parts, Security};
 use crate::ids::Life;
 use crate::metadata::DataState;
@@ -41,6 +41,8 @@ pub enum ReplicateError {
     NotWhole,
     #[error("a peer has promised epoch {0}: somebody else leads by now; follow it (--listen)")]
     Fenced(Epoch),
+    #[error("--device: {0}")]
+    Device(String),
     #[error("the disk or the metadata failed: see the log above; nothing was acknowledged that is not on it")]
     Failed,
     #[error("the volume's thread ended: see the log above")]
@@ -78,6 +80,7 @@ pub async fn run(
         Role::Leader { peers, export } => (Some(peers), vec![export]),
         Role::Standby { .. } => (None, Vec::new()),
     };
+    let mut device = exports.iter().find_map(|export| Some(export.device.as_ref()?.state.subscribe()));
     let incarnation = opened.store.superblock().incarnation.clone();
     let admission = Admission::closed();
     let parts = Parts {
@@ -99,6 +102,16 @@ pub async fn run(
             group.order(Order::Peers(peers));
             for place in group.places() {
                 println!("serving {incarnation}, epoch {}, at {place}", by_hand.leads.unwrap_or_default());
+            }
+            if let Some(device) = &mut device {
+                let state = device.wait_for(|state| *state != DeviceState::Absent).await;
+                match &*state.map_err(|_| ReplicateError::Ended)? {
+                    DeviceState::Attached(attached) => {
+                        println!("serving {incarnation}, epoch {}, at {attached}", by_hand.leads.unwrap_or_default());
+                    }
+                    DeviceState::Failed(why) => return Err(ReplicateError::Device(why.clone())),
+                    DeviceState::Absent => {}
+                }
             }
         }
         None => admission.set(Some(Epoch(0))),
