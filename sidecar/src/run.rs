@@ -39,6 +39,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use volume::drive::area::Opened;
+use volume::frontends::kernel_nbd;
 
 /// Pause between two tries of what the start needs and the cloud does not give yet.
 const AGAIN: Millis = Millis(2_000);
@@ -159,6 +160,10 @@ async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError
     // 2. Who this is.
     let imds = aws::imds();
     let instance = waits.until("instance metadata", || identity::instance(&imds, &state)).await;
+    if config.volumes.iter().any(|volumes| volumes.volumes.iter().any(|volume| volume.device.is_some())) {
+        // Before the disks' threads are started.
+        kernel_nbd::prepare_process();
+    }
     let opened = match &config.volumes {
         Some(volumes) => Some(volumes::open(volumes, &instance.instance_id, &state)?),
         None => None,

@@ -25,8 +25,9 @@ use tokio::sync::{mpsc, watch};
 use volume::buffer::Pool;
 use volume::core::{Event as Said, Report};
 use volume::drive::area::{AreaError, Files, Opened};
-use volume::drive::group::{Export, Group, GroupError};
+use volume::drive::group::{DeviceExport, Export, Group, GroupError};
 use volume::drive::{Admission, Order, Parts, Security};
+use volume::frontends::kernel_nbd::{Spec, Succession};
 use volume::ids::VolumeNo;
 use volume::nbd::MEMORY_MAX_BYTES;
 use volume::nbd::connection::Farewell;
@@ -318,7 +319,11 @@ fn export(volume: VolumeNo, config: &VolumeConfig) -> Export {
         farewell: Farewell::HangUp,
         patience: PATIENCE,
     };
-    Export { volume, places: vec![Place::Unix(config.socket.clone())], config: nbd }
+    // A device never outlives the daemon that served it: the workload, which has parts of it in memory, is stopped with the
+    // daemon, and until this node leads again another one may have.
+    let device = config.device.clone().map(|name| DeviceExport::new(Spec::new(name, Succession::None)));
+    let places = config.socket.clone().map(Place::Unix).into_iter().collect();
+    Export { volume, places, config: nbd, device }
 }
 
 #[cfg(test)]
@@ -335,7 +340,7 @@ mod tests {
         VolumesConfig {
             listen: "127.0.0.1:0".parse().expect("an address"),
             metadata: Some(folder.join("metadata")),
-            volumes: vec![VolumeConfig { name: "data".into(), backing, socket }],
+            volumes: vec![VolumeConfig { name: "data".into(), backing, socket: Some(socket), device: None }],
         }
     }
 

@@ -24,7 +24,7 @@ const GAP: u64 = 1 << 32;
 /// Which half this process is.
 #[derive(Debug)]
 pub enum Role {
-    Leader { peers: Vec<SocketAddr>, export: Export },
+    Leader { peers: Vec<SocketAddr>, export: Box<Export> },
     Standby { address: SocketAddr },
 }
 
@@ -77,7 +77,7 @@ pub async fn run(
     };
     let (tell, mut reports) = mpsc::unbounded_channel();
     let (peers, exports) = match role {
-        Role::Leader { peers, export } => (Some(peers), vec![export]),
+        Role::Leader { peers, export } => (Some(peers), vec![*export]),
         Role::Standby { .. } => (None, Vec::new()),
     };
     let mut device = exports.iter().find_map(|export| Some(export.device.as_ref()?.state.subscribe()));

@@ -257,7 +257,7 @@ async fn replicated(
         Some(address) => Role::Standby { address },
         None => {
             let device = device(args).map(DeviceExport::new);
-            Role::Leader { peers, export: Export { volume: VolumeNo(0), places, config, device } }
+            Role::Leader { peers, export: Box::new(Export { volume: VolumeNo(0), places, config, device }) }
         }
     };
     replicate::run(&files, args.engine, args.write_through, role, stop).await?;

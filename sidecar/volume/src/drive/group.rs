@@ -5,7 +5,7 @@ use super::lane::Lane;
 use super::{Admission, Driver, link};
 use crate::buffer::Pool;
 use crate::core::{Event, Replica, Report, Setup};
-use crate::frontends::kernel_nbd::{self, Attached, Lineage, Parting, Spec, Succession};
+use crate::frontends::kernel_nbd::{self, Attached, Behind, Lineage, Parting, Spec, Succession};
 use crate::ids::{Life, VolumeNo};
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
@@ -129,6 +129,9 @@ impl Group {
         let (orders, arriving) = mpsc::unbounded_channel();
         let (started, is_started) = oneshot::channel();
         let thread = std::thread::Builder::new().name("volume-group".to_owned()).spawn(move || {
+            if parts.exports.iter().any(|export| export.device.is_some()) {
+                kernel_nbd::prepare_process();
+            }
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(started.send(Err(error.into()))),
@@ -206,6 +209,8 @@ async fn run(
             None => break,
         }
     }
+    // Who was fenced by a peer has not heard of it by an order: its devices do not wait for anybody.
+    say();
     // A device that waits for its next server must see no error: it is let go of before what it asked is refused.
     devices.part().await;
     driver.step(Event::Fence);
@@ -392,9 +397,8 @@ impl KeptDevice {
             state.send_replace(DeviceState::Attached(attached.clone()));
         };
         let quiet = move || drop(answering);
-        let (device, pool) = (Rc::clone(&self.device), self.pool.clone());
-        let outcome =
-            kernel_nbd::serve(&self.wanted.spec, lineage, self.geometry, device, pool, parting, attached, quiet).await;
+        let behind = Behind { geometry: self.geometry, device: Rc::clone(&self.device), pool: self.pool.clone() };
+        let outcome = kernel_nbd::serve(&self.wanted.spec, lineage, behind, parting, attached, quiet).await;
         self.devices.set(number, None);
         outcome
     }

@@ -179,6 +179,20 @@ impl From<NetlinkError> for DeviceError {
     }
 }
 
+/// What is behind a device.
+pub struct Behind {
+    pub geometry: Geometry,
+    pub device: Rc<dyn Device>,
+    /// Where writes' data is read into.
+    pub pool: Pool,
+}
+
+impl fmt::Debug for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Behind").field("geometry", &self.geometry).finish_non_exhaustive()
+    }
+}
+
 /// How to part from a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parting {
@@ -197,15 +211,14 @@ pub enum Parting {
 pub async fn serve(
     spec: &Spec,
     lineage: Lineage,
-    geometry: Geometry,
-    device: Rc<dyn Device>,
-    pool: Pool,
+    behind: Behind,
     parting: impl Future<Output = Parting>,
     attached: impl FnOnce(&Attached),
     quiet: impl FnOnce(),
 ) -> Result<(), DeviceError> {
     let record = open_record(&spec.name).await?;
-    let mut hosts = Hosts::new(geometry, device, pool);
+    let geometry = behind.geometry;
+    let mut hosts = Hosts::new(behind);
     let outcome = match attach(spec, &lineage, geometry, &record, &mut hosts).await {
         Ok(found) => {
             attached(&found);
@@ -307,7 +320,12 @@ async fn attach(
                 };
                 nbd.connect(&wanted, &borrowed(&sockets))
             });
-            (index.await?, spec.connections)
+            let index = index.await?;
+            // Only while nobody uses it, and not on the thread that serves it: the kernel waits for what is under way, and sends
+            // what waits, on the thread that asks.
+            let raised = tokio::task::spawn_blocking(move || sysfs::raise_request_size(index));
+            let _ = tokio::time::timeout(QUIET_MAX, raised).await;
+            (index, spec.connections)
         }
     };
     // From here on a device is there, and must not be left without a name.
@@ -317,7 +335,6 @@ async fn attach(
         ask(move |nbd| nbd.disconnect(index)).await?;
         return Err(error.into());
     }
-    sysfs::raise_request_size(index);
     Ok(Attached { name: sysfs::link(&spec.name.0), index, connections, is_resumed })
 }
 
@@ -396,11 +413,11 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn new(geometry: Geometry, device: Rc<dyn Device>, pool: Pool) -> Hosts {
+    fn new(behind: Behind) -> Hosts {
         Hosts {
-            terms: Terms { geometry, agreed: Agreed::default() },
-            device,
-            pool,
+            terms: Terms { geometry: behind.geometry, agreed: Agreed::default() },
+            device: behind.device,
+            pool: behind.pool,
             memory: Memory::new(MEMORY_MAX_BYTES),
             gate: Rc::default(),
             parting: watch::Sender::new(false),
@@ -490,13 +507,13 @@ impl Apart {
             let _ending = ending;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, async {
-                let device: Rc<dyn Device> = Rc::from(volume.lane()?);
+                let behind = Behind { geometry: volume.geometry(), device: Rc::from(volume.lane()?), pool };
                 let parting = async {
                     let _ = parted.wait_for(|is_parting| *is_parting).await;
                     Parting::Leave
                 };
                 let attached = |attached: &Attached| drop(tell.send(attached.clone()));
-                serve(&spec, lineage, volume.geometry(), device, pool, parting, attached, || ()).await
+                serve(&spec, lineage, behind, parting, attached, || ()).await
             })
         })?;
         let apart = Apart { parting, ended, thread };

@@ -8,7 +8,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
-const FOLDER: &str = "/run/leasehold/devices";
+/// Not below /run/leasehold, which goes with the daemon's unit.
+const FOLDER: &str = "/run/leasehold-devices";
 
 /// The record of one name; as long as it is open no other process serves a device of this name.
 #[derive(Debug)]

@@ -36,6 +36,14 @@ struct Member {
     waker: Option<Waker>,
 }
 
+impl Member {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
 /// A connection's part in it; when it is dropped nothing of the connection is outstanding any more.
 #[derive(Debug)]
 pub struct Pass {
@@ -76,7 +84,7 @@ impl Gate {
             if is_closed && !member.is_closed {
                 member.is_closed = true;
                 // It may wait for something that this gate keeps from coming.
-                member.waker.take().map(Waker::wake);
+                member.wake();
             }
         }
     }
@@ -104,7 +112,7 @@ impl Drop for Pass {
         let mut members = self.gate.members.borrow_mut();
         members.remove(self.key);
         for (_, member) in members.iter_mut() {
-            member.waker.take().map(Waker::wake);
+            member.wake();
         }
     }
 }
