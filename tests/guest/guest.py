@@ -108,7 +108,7 @@ class Guest:
 
     def reports(self) -> list[str]:
         """The lines that were written to /dev/vport0p2 so far."""
-        while select.select([self.report], [], [], 0)[0]:
+        while self.report.fileno() >= 0 and select.select([self.report], [], [], 0)[0]:
             data = self.report.recv(1 << 16)
             if not data:
                 break
@@ -119,9 +119,9 @@ class Guest:
 
     # --- the server ---------------------------------------------------------------------------------------------
 
-    def serve(self, *args: str, hears: str = "serving ", name: str = "server", limit_s: float = 60) -> str:
+    def serve(self, *args: str, hears: str = "serving ", name: str = "server", backing: str = "/dev/vdb", limit_s: float = 60) -> str:
         """Starts a server in the background, whose process number is in /run/NAME.pid, and gives the line that it prints."""
-        command = shlex.join([VOLUME, "serve", "--backing", "/dev/vdb", *args])
+        command = shlex.join([VOLUME, "serve", "--backing", backing, *(["--buffered"] if backing.startswith("/run") else []), *args])
         self.run(f"echo '--- {command}' >>/run/{name}.err; LEASEHOLD_LOG=debug {command} >/run/{name}.out 2>>/run/{name}.err & echo $! >/run/{name}.pid")
         self.until(f"grep -q {shlex.quote(hears)} /run/{name}.out || ! kill -0 $(cat /run/{name}.pid)", limit_s)
         printed = self.run(f"cat /run/{name}.out")
@@ -136,7 +136,7 @@ class Guest:
         self.until(f"! kill -0 $(cat /run/{name}.pid)", limit_s)
 
     def logs(self, name: str = "server") -> str:
-        return self.run(f"tail -n 60 /run/{name}.err 2>/dev/null; true")
+        return self.run(f"tail -n 60 /run/{name}.out /run/{name}.err 2>/dev/null; true")
 
     # --- the machine --------------------------------------------------------------------------------------------
 
@@ -151,6 +151,9 @@ class Guest:
         """As a power failure, but for what its disk has taken already."""
         self.process.kill()
         self.process.wait(20)
+        if hasattr(self, "report") and self.report.fileno() >= 0:
+            # What was told before it died counts.
+            self.reports()
         for end in ("control", "report"):
             if hasattr(self, end):
                 getattr(self, end).close()

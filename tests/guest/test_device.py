@@ -22,7 +22,7 @@ MKFS = {"ext4": f"mkfs.ext4 -q -F {DEVICE}", "xfs": f"mkfs.xfs -q -f {DEVICE}"}
 
 @pytest.fixture(autouse=True)
 def left_as_found(guest: Guest) -> Iterator[None]:
-    guest.run("dmesg -c >/dev/null; rm -f /run/*.err /run/*.out; dd if=/dev/zero of=/dev/vdb bs=1M count=4 2>/dev/null")
+    guest.run("dmesg -c >/dev/null; rm -f /run/*.err /run/*.out; dd if=/dev/zero of=/dev/vdb bs=1M count=4 2>/dev/null; rm -f /run/one /run/two")
     yield
     # After a story that went wrong, too: nothing of it is left for the next.
     guest.run("killall -9 fio 2>/dev/null; umount -l /mnt 2>/dev/null; killall -CONT leasehold-volume; killall leasehold-volume 2>/dev/null; true", code=None)
@@ -113,29 +113,31 @@ def test_a_device_whose_data_others_may_have_changed_is_ended(guest: Guest) -> N
 
 
 def test_a_leader_that_is_fenced_takes_its_device_along(guest: Guest) -> None:
-    create = "leasehold-volume create --lineage test --backing"
-    guest.run(f"{create} /dev/vdb && truncate -s $(blockdev --getsize64 /dev/vdb) /run/two && {create} /run/two --buffered")
-    two = ("--backing", "/run/two", "--buffered")
-    command = f"leasehold-volume serve {' '.join(two)} --listen 127.0.0.1:7000 >/run/two.out 2>/run/two.err & echo $! >/run/two.pid"
-    guest.run(command)
-    guest.serve(*SERVE, "--peer", "127.0.0.1:7000", hears="at /dev/")
-    guest.until("grep -q 'in sync' /run/server.out", 120)
-    guest.run(f"mkfs.ext4 -q {DEVICE} && mount -t ext4 {DEVICE} /mnt", limit_s=120)
-    # The other one leads: it was told to.
-    guest.run("kill $(cat /run/two.pid)")
-    guest.ends("two")
-    guest.run(f"leasehold-volume serve {' '.join(two)} --peer 127.0.0.1:7009 --socket /run/two.sock >/run/two.out 2>>/run/two.err & echo $! >/run/two.pid")
-    guest.until("grep -q 'serving' /run/two.out")
-    guest.run("kill $(cat /run/two.pid)")
-    guest.ends("two")
-    guest.run("echo before >/mnt/file")
-    guest.run(command)
+    for name in ("one", "two"):
+        guest.run(f"truncate -s 24M /run/{name} && leasehold-volume create --lineage test --buffered --backing /run/{name}")
+    follow = ("--listen", "127.0.0.1:7000")
+    guest.serve(*follow, hears="following", name="two", backing="/run/two")
+    guest.serve(*SERVE, "--peer", "127.0.0.1:7000", hears="at /dev/", backing="/run/one")
+    guest.until("grep -q 'in sync' /run/server.out", 60)
+    guest.run(f"mkfs.ext4 -q {DEVICE} && mount -t ext4 {DEVICE} /mnt", limit_s=60)
+
+    def end_the_other() -> None:
+        guest.signal("TERM", "two")
+        guest.ends("two")
+
+    end_the_other()
+    # It is told to lead, promises an epoch of its own, and comes back with the promise.
+    guest.serve("--peer", "127.0.0.1:7009", "--socket", "/run/two.sock", name="two", backing="/run/two")
+    end_the_other()
+    guest.run("echo before >/mnt/file && sync /mnt/file")
+    guest.serve(*follow, hears="following", name="two", backing="/run/two")
     guest.ends(limit_s=30)
     assert "somebody else leads" in guest.logs()
     assert guest.exit_code(f"[ -e {DEVICE} ]") == 1, "it is mounted, and gone all the same"
     assert guest.exit_code("cp /bin/busybox /mnt/late && sync /mnt/late") != 0
     assert guest.io_errors()
-    guest.run("kill $(cat /run/two.pid); umount /mnt", code=None)
+    guest.run("umount /mnt", code=None)
+    end_the_other()
 
 
 def test_devices_of_others_are_left_alone(guest: Guest) -> None:
