@@ -27,7 +27,7 @@ use volume::core::{Event as Said, Report};
 use volume::drive::area::{AreaError, Files, Opened};
 use volume::drive::group::{DeviceExport, Export, Group, GroupError};
 use volume::drive::{Admission, Order, Parts, Security};
-use volume::frontends::kernel_nbd::{Spec, Succession};
+use volume::frontends::kernel_nbd::{self, DeviceError, Spec, Succession};
 use volume::ids::VolumeNo;
 use volume::nbd::MEMORY_MAX_BYTES;
 use volume::nbd::connection::Farewell;
@@ -52,6 +52,8 @@ pub enum VolumesError {
     State(#[from] StateError),
     #[error(transparent)]
     Group(#[from] GroupError),
+    #[error("[[volume]] device: {0}")]
+    Device(#[from] DeviceError),
     #[error("[volumes].listen {address}: {error}")]
     Listen { address: SocketAddr, error: std::io::Error },
     #[error("the key of the peer link: {0}")]
@@ -162,6 +164,10 @@ impl Volumes {
     pub async fn start(start: Start<'_>) -> Result<(Self, mpsc::UnboundedReceiver<Report>), VolumesError> {
         let Start { config, opened, key, pins } = start;
         let (tell, reports) = mpsc::unbounded_channel();
+        if config.volumes.iter().any(|volume| volume.device.is_some()) {
+            // Not as late as when this node is to lead.
+            kernel_nbd::available().await?;
+        }
         let failed = |error| VolumesError::Listen { address: config.listen, error };
         let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;

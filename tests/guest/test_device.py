@@ -22,7 +22,7 @@ MKFS = {"ext4": f"mkfs.ext4 -q -F {DEVICE}", "xfs": f"mkfs.xfs -q -f {DEVICE}"}
 
 @pytest.fixture(autouse=True)
 def left_as_found(guest: Guest) -> Iterator[None]:
-    guest.run("dmesg -c >/dev/null; rm -f /run/*.err /run/*.out; dd if=/dev/zero of=/dev/vdb bs=1M count=4 2>/dev/null; rm -f /run/one /run/two")
+    guest.run("dmesg -c >/dev/null; rm -f /run/*.err /run/*.out; dd if=/dev/zero of=/dev/vdb bs=1M count=4 2>/dev/null; dd if=/dev/zero of=/dev/vdb bs=1M seek=319 count=1 2>/dev/null; rm -f /run/one /run/two")
     yield
     # After a story that went wrong, too: nothing of it is left for the next.
     guest.run("killall -9 fio 2>/dev/null; umount -l /mnt 2>/dev/null; killall -CONT leasehold-volume; killall leasehold-volume 2>/dev/null; true", code=None)

@@ -119,7 +119,14 @@ pub async fn run(
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            report = reports.recv() => by_hand.told(&group, report.ok_or(ReplicateError::Ended)?)?,
+            report = reports.recv() => {
+                let told = by_hand.told(&group, report.ok_or(ReplicateError::Ended)?);
+                if let Err(ReplicateError::Fenced(_)) = told {
+                    // The data is another's by now: a device of it must not wait for the next server.
+                    group.order(Order::Tell(Event::Fence));
+                }
+                told?;
+            }
             () = &mut stop => return Ok(()),
         }
     }

@@ -364,8 +364,10 @@ impl KeptDevice {
             };
             let Some(epoch) = epoch else { return };
             if let Err(error) = self.serve(epoch).await {
-                tracing::error!(%error, "there is no device; it is tried again");
-                self.wanted.state.send_replace(DeviceState::Failed(error.to_string()));
+                let failed = DeviceState::Failed(error.to_string());
+                if self.wanted.state.send_replace(failed.clone()) != failed {
+                    tracing::error!(%error, "there is no device; it is tried again and again");
+                }
                 tokio::select! {
                     () = tokio::time::sleep(DEVICE_PAUSE) => {}
                     _ = ends.wait_for(|ends| *ends) => {}

@@ -234,6 +234,14 @@ pub async fn serve(
     outcome
 }
 
+/// Whether this kernel can have devices at all: to be asked before anybody is promised one.
+///
+/// # Errors
+/// [`DeviceError`]: it cannot.
+pub async fn available() -> Result<(), DeviceError> {
+    ask(|_| Ok(())).await
+}
+
 /// Ends what an earlier server of this name left behind, in errors for those who still use it.
 ///
 /// # Errors
