@@ -55,10 +55,10 @@ pub struct VolumeConfig {
     pub name: String,
     /// The device or file that holds the data.
     pub backing: PathBuf,
-    /// Where the volume is served by NBD while this node is active.
-    pub socket: PathBuf,
-    /// Where its block device is while this node is active: a symbolic link.
-    pub device: Option<PathBuf>,
+    /// Where the volume is served by NBD while this node is active; `None`: only as a device.
+    pub socket: Option<PathBuf>,
+    /// The block device that the volume is while this node is active, `/dev/leasehold/NAME`.
+    pub device: Option<volume::frontends::kernel_nbd::Name>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +123,11 @@ impl NodeConfig {
         if volumes.iter().map(|volume| &volume.name).collect::<BTreeSet<_>>().len() != volumes.len() {
             top.bad("volume", "each volume needs its own name");
         }
+        let devices: Vec<String> =
+            volumes.iter().filter_map(|volume| Some(volume.device.as_ref()?.to_string())).collect();
+        if devices.iter().collect::<BTreeSet<_>>().len() != devices.len() {
+            top.bad("volume", "each device needs its own name");
+        }
         if group.is_some() && volumes.is_empty() {
             top.bad("volumes", "there is no [[volume]]");
         }
@@ -172,9 +177,11 @@ fn volume(fields: &mut Fields<'_>) -> Option<VolumeConfig> {
     let name = fields.required("name", "the volume's name", name);
     let backing = fields.required("backing", "the device or file that holds the data", absolute);
     let socket = fields.optional("socket", absolute);
-    let device = fields.optional("device", absolute);
+    let device = fields.optional("device", |value| volume::frontends::kernel_nbd::Name::new(&text(value)?));
     let name = name?;
-    let socket = socket.unwrap_or_else(|| PathBuf::from(format!("/run/leasehold/{name}.sock")));
+    // Who asks for neither has the socket.
+    let usual = || device.is_none().then(|| PathBuf::from(format!("/run/leasehold/{name}.sock")));
+    let socket = socket.or_else(usual);
     Some(VolumeConfig { name, backing: backing?, socket, device })
 }
 
@@ -342,10 +349,24 @@ mod tests {
             .volumes
             .expect("one");
         assert_eq!((volumes.listen, volumes.metadata), (default_volumes_listen(), None));
-        assert_eq!(volumes.volumes[0].socket, Path::new("/run/leasehold/data.sock"));
-        let wrong = "[volumes]\nlisten='7401'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\n[[volume]]\nname='x'\nbacking='/y'";
+        assert_eq!(volumes.volumes[0].socket.as_deref(), Some(Path::new("/run/leasehold/data.sock")));
+        assert_eq!(volumes.volumes[0].device, None);
+        let volumes = read(&format!("{least}[[volume]]\nname='data'\nbacking='/dev/nvme1n1'\ndevice='db'"))
+            .expect("good")
+            .volumes
+            .expect("one");
+        assert_eq!(volumes.volumes[0].socket, None, "who asks for a device has it alone");
+        assert_eq!(volumes.volumes[0].device.as_ref().map(ToString::to_string), Some("db".into()));
+        let wrong = "[volumes]\nlisten='7401'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'";
         let told = read(&format!("{least}{wrong}")).expect_err("many mistakes").to_string();
-        for part in ["volumes.listen", "volume[0].name", "volume[0].backing", "each volume needs its own name"] {
+        for part in [
+            "volumes.listen",
+            "volume[0].name",
+            "volume[0].backing",
+            "volume[1].device",
+            "each volume needs its own name",
+            "each device needs its own name",
+        ] {
             assert!(told.contains(part), "{part} in:\n{told}");
         }
         let told = read(&format!("{least}[volumes]\n")).expect_err("none").to_string();

@@ -27,10 +27,10 @@ enum Verb {
         /// Only read the configuration and tell every mistake in it
         #[arg(long)]
         check: bool,
-        /// Make the volumes' block devices by nbdfuse and loop devices, on kernels without an NBD client. Not for data that
-        /// matters: it can deadlock when memory runs out
-        #[arg(long)]
-        dev: bool,
+        /// Make the volumes' block devices in this folder, by nbdfuse and loop devices, for kernels without an NBD client. Not
+        /// for data that matters: it can deadlock when memory runs out
+        #[arg(long, value_name = "FOLDER")]
+        dev: Option<PathBuf>,
     },
     /// Show what this node believes: who serves, why, and what would happen now
     Status {
@@ -94,7 +94,7 @@ fn start(verb: Verb) -> anyhow::Result<ExitCode> {
                 println!("node {} of cluster {}: the configuration is good", config.node, config.cluster);
                 return Ok(ExitCode::SUCCESS);
             }
-            node(config, dev)
+            node(config, dev.as_deref())
         }
         Verb::Status { socket, json } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -154,7 +154,7 @@ fn log() {
         .init();
 }
 
-fn node(config: NodeConfig, dev: bool) -> anyhow::Result<ExitCode> {
+fn node(config: NodeConfig, dev: Option<&Path>) -> anyhow::Result<ExitCode> {
     log();
     // A part that panicked must not leave a half-living node behind: the kernel takes the address away, and whoever
     // started the daemon ends what it started.

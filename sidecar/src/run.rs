@@ -5,7 +5,7 @@ use crate::admin::{self, AdminError, Shown};
 use crate::aws;
 use crate::bus;
 use crate::clock;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, VolumeConfig};
 use crate::core::{Core, CoreError, EVENTS_MAX, Log, Outlets, Parts, Told};
 use crate::fence::{self, FenceError};
 use crate::heartbeat::{self, Said};
@@ -34,13 +34,14 @@ use lease::table::Table;
 use lease::time::Millis;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use volume::drive::area::Opened;
+use volume::frontends::kernel_nbd;
 
 /// Pause between two tries of what the start needs and the cloud does not give yet.
 const AGAIN: Millis = Millis(2_000);
@@ -67,11 +68,6 @@ pub enum RunError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     Left(#[from] Left),
-    #[error(
-        "[[volume]].device {}: a volume is no block device by itself so far; attach the kernel's NBD client to its socket, or, where nothing matters, run `leasehold node --dev`",
-        device.display()
-    )]
-    NoDevice { device: PathBuf },
     #[error("{what} {address}: {error}")]
     Listen { what: &'static str, address: SocketAddr, error: std::io::Error },
     #[error("signals cannot be received: {0}")]
@@ -111,11 +107,8 @@ impl Running {
 ///
 /// # Errors
 /// [`RunError`]: what is wrong, where, and what to do.
-pub async fn start(config: NodeConfig, dev: bool) -> Result<Option<Running>, RunError> {
-    let devices = loop_devices(&config);
-    if let Some(first) = devices.first().filter(|_| !dev) {
-        return Err(RunError::NoDevice { device: first.device.clone() });
-    }
+pub async fn start(mut config: NodeConfig, dev: Option<&Path>) -> Result<Option<Running>, RunError> {
+    let devices = dev.map_or_else(Vec::new, |folder| loop_devices(&mut config, folder));
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     // First of all, so that an operator can ask a node that waits what it waits for. And a second daemon, started by
@@ -125,7 +118,7 @@ pub async fn start(config: NodeConfig, dev: bool) -> Result<Option<Running>, Run
     let waits = Waits::begin(&config);
     part(&mut parts, "the admin socket", admin::serve(socket, waits.shown.subscribe()));
     let prepared = tokio::select! {
-        prepared = prepare(config, &waits) => prepared?,
+        prepared = prepare(config, devices, &waits) => prepared?,
         // Nothing was started yet.
         () = either(&mut terminate, &mut interrupt) => return Ok(None),
     };
@@ -155,7 +148,7 @@ struct Prepared {
     opened: Option<Opened>,
 }
 
-async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError> {
+async fn prepare(config: NodeConfig, devices: Vec<LoopDevice>, waits: &Waits) -> Result<Prepared, RunError> {
     let state = Arc::new(StateDir::open(&config.state_dir)?);
     // 1. Whatever an earlier daemon left serving ends before anything else is done: this node may not be the holder any
     //    more. First the addresses that were known then, then the processes.
@@ -172,6 +165,10 @@ async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError
     // 2. Who this is.
     let imds = aws::imds();
     let instance = waits.until("instance metadata", || identity::instance(&imds, &state)).await;
+    if config.volumes.iter().any(|volumes| volumes.volumes.iter().any(|volume| volume.device.is_some())) {
+        // Before the disks' threads are started.
+        kernel_nbd::prepare_process();
+    }
     let opened = match &config.volumes {
         Some(volumes) => Some(volumes::open(volumes, &instance.instance_id, &state)?),
         None => None,
@@ -215,24 +212,27 @@ async fn prepare(config: NodeConfig, waits: &Waits) -> Result<Prepared, RunError
         // In the child that is about to become it, this names this very program, also when its file was replaced.
         launcher: "/proc/self/exe".into(),
     };
-    let workload = Workload::new(config.resources.clone(), &group, around)?.with_devices(loop_devices(&config));
+    let workload = Workload::new(config.resources.clone(), &group, around)?.with_devices(devices);
     // Its processes ended first of all; now what these had mounted.
     workload.clear().await?;
     let private_ip = instance.private_ip;
     Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses, opened })
 }
 
-/// The volumes' block devices, by nbdfuse.
-fn loop_devices(config: &NodeConfig) -> Vec<LoopDevice> {
-    let volumes = config.volumes.iter().flat_map(|volumes| &volumes.volumes);
-    volumes
-        .filter_map(|volume| Some(LoopDevice { device: volume.device.clone()?, socket: volume.socket.clone() }))
-        .collect()
+/// The volumes' block devices, by nbdfuse and in this folder instead of by the kernel.
+fn loop_devices(config: &mut NodeConfig, folder: &Path) -> Vec<LoopDevice> {
+    let volumes = config.volumes.iter_mut().flat_map(|volumes| &mut volumes.volumes);
+    let device = |volume: &mut VolumeConfig| {
+        let device = folder.join(volume.device.take()?.to_string());
+        let socket = volume.socket.get_or_insert_with(|| device.with_extension("sock")).clone();
+        Some(LoopDevice { device, socket })
+    };
+    volumes.filter_map(device).collect()
 }
 
 /// Ends what an earlier daemon's workload left running. What cannot be ended may still serve: the machine is rebooted, as
 /// it is where a demotion cannot end its workload. An error ends this daemon; the next start tries again.
-async fn end_leftovers(group: &std::path::Path, fence: Option<&[String]>) -> Result<(), RunError> {
+async fn end_leftovers(group: &Path, fence: Option<&[String]>) -> Result<(), RunError> {
     match cgroup::Cgroup::ensure(group)?.clear(KILL_LIMIT).await {
         Err(left @ CgroupError::Stuck { .. }) => {
             tracing::error!(reason = %left, "rebooting this machine: an earlier daemon's workload does not end");

@@ -27,8 +27,9 @@ use volume::buffer::Pool;
 use volume::core::survey::Survey;
 use volume::core::{Event as Said, Report};
 use volume::drive::area::{AreaError, Files, Opened};
-use volume::drive::group::{Export, Group, GroupError};
+use volume::drive::group::{DeviceExport, Export, Group, GroupError};
 use volume::drive::{Admission, Order, Parts, Security};
+use volume::frontends::kernel_nbd::{self, DeviceError, Spec, Succession};
 use volume::ids::VolumeNo;
 use volume::nbd::MEMORY_MAX_BYTES;
 use volume::nbd::connection::Farewell;
@@ -53,6 +54,8 @@ pub enum VolumesError {
     State(#[from] StateError),
     #[error(transparent)]
     Group(#[from] GroupError),
+    #[error("[[volume]] device: {0}")]
+    Device(#[from] DeviceError),
     #[error("[volumes].listen {address}: {error}")]
     Listen { address: SocketAddr, error: std::io::Error },
     #[error("the key of the peer link: {0}")]
@@ -202,6 +205,10 @@ impl Volumes {
     pub async fn start(start: Start<'_>) -> Result<(Self, mpsc::UnboundedReceiver<Report>), VolumesError> {
         let Start { config, opened, key, pins } = start;
         let (tell, reports) = mpsc::unbounded_channel();
+        if config.volumes.iter().any(|volume| volume.device.is_some()) {
+            // Not as late as when this node is to lead.
+            kernel_nbd::available().await?;
+        }
         let failed = |error| VolumesError::Listen { address: config.listen, error };
         let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -370,7 +377,11 @@ fn export(volume: VolumeNo, config: &VolumeConfig) -> Export {
         farewell: Farewell::HangUp,
         patience: PATIENCE,
     };
-    Export { volume, places: vec![Place::Unix(config.socket.clone())], config: nbd }
+    // A device never outlives the daemon that served it: the workload, which has parts of it in memory, is stopped with the
+    // daemon, and until this node leads again another one may have.
+    let device = config.device.clone().map(|name| DeviceExport::new(Spec::new(name, Succession::None)));
+    let places = config.socket.clone().map(Place::Unix).into_iter().collect();
+    Export { volume, places, config: nbd, device }
 }
 
 #[cfg(test)]
@@ -387,7 +398,7 @@ mod tests {
         VolumesConfig {
             listen: "127.0.0.1:0".parse().expect("an address"),
             metadata: Some(folder.join("metadata")),
-            volumes: vec![VolumeConfig { name: "data".into(), backing, socket, device: None }],
+            volumes: vec![VolumeConfig { name: "data".into(), backing, socket: Some(socket), device: None }],
         }
     }
 

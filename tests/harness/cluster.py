@@ -193,7 +193,7 @@ class Cluster:
 
     def _program(self, node: str) -> dict[str, Any]:
         files = self.files[node]
-        command = [str(files.stand_in)] if self.stand_in else [str(BINARY), "node", "--dev", "--config", str(files.config)]
+        command = [str(files.stand_in)] if self.stand_in else [str(BINARY), "node", "--dev", str(files.home), "--config", str(files.config)]
         return {
             # As sidecar/dist/leasehold.service says; only the grace is shorter, because no test waits 90 s.
             "name": PROGRAM, "command": command, "restart": "always", "restart_delay_ms": 1000, "kill_mode": "mixed", "grace_ms": 40_000,

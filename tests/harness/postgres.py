@@ -24,7 +24,7 @@ metadata = "{home}/volume.meta"
 name = "data"
 backing = "{home}/volume.img"
 socket = "{home}/run/data.sock"
-device = "{home}/data"
+device = "data"
 
 [[resource]]
 name = "data"

@@ -1,7 +1,7 @@
 //! The volume: what serves a block device to a workload, and what keeps it.
 //!
 //! ```text
-//!   kernel nbd, qemu, WNBD ──▶ nbd ──▶ request::{Request, Done} ──┬──────────────────▶ backing ──▶ a file or a block device
+//!   frontends (kernel), qemu, WNBD ──▶ nbd ──▶ request::{Request, Done} ──┬──────────▶ backing ──▶ a file or a block device
 //!                                                                  └──▶ drive (core) ──▲──▶ wire ──▶ peers
 //! ```
 //!
@@ -12,6 +12,7 @@ pub mod buffer;
 pub mod core;
 pub mod create;
 pub mod drive;
+pub mod frontends;
 pub mod ids;
 pub mod metadata;
 pub mod nbd;

@@ -7,7 +7,7 @@ use crate::backing::Engine;
 use crate::buffer::Pool;
 use crate::core::{Event, Report};
 use crate::drive::area::{AreaError, Files};
-use crate::drive::group::{Export, Group, GroupError};
+use crate::drive::group::{DeviceState, Export, Group, GroupError};
 use crate::drive::{Admission, Order, Parts, Security};
 use crate::ids::Life;
 use crate::metadata::DataState;
@@ -24,7 +24,7 @@ const GAP: u64 = 1 << 32;
 /// Which half this process is.
 #[derive(Debug)]
 pub enum Role {
-    Leader { peers: Vec<SocketAddr>, export: Export },
+    Leader { peers: Vec<SocketAddr>, export: Box<Export> },
     Standby { address: SocketAddr },
 }
 
@@ -41,6 +41,8 @@ pub enum ReplicateError {
     NotWhole,
     #[error("a peer has promised epoch {0}: somebody else leads by now; follow it (--listen)")]
     Fenced(Epoch),
+    #[error("--device: {0}")]
+    Device(String),
     #[error("the disk or the metadata failed: see the log above; nothing was acknowledged that is not on it")]
     Failed,
     #[error("the volume's thread ended: see the log above")]
@@ -75,9 +77,10 @@ pub async fn run(
     };
     let (tell, mut reports) = mpsc::unbounded_channel();
     let (peers, exports) = match role {
-        Role::Leader { peers, export } => (Some(peers), vec![export]),
+        Role::Leader { peers, export } => (Some(peers), vec![*export]),
         Role::Standby { .. } => (None, Vec::new()),
     };
+    let mut device = exports.iter().find_map(|export| Some(export.device.as_ref()?.state.subscribe()));
     let incarnation = opened.store.superblock().incarnation.clone();
     let admission = Admission::closed();
     let parts = Parts {
@@ -101,13 +104,30 @@ pub async fn run(
             for place in group.places() {
                 println!("serving {incarnation}, epoch {}, at {place}", by_hand.leads.unwrap_or_default());
             }
+            if let Some(device) = &mut device {
+                let state = device.wait_for(|state| *state != DeviceState::Absent).await;
+                match &*state.map_err(|_| ReplicateError::Ended)? {
+                    DeviceState::Attached(attached) => {
+                        println!("serving {incarnation}, epoch {}, at {attached}", by_hand.leads.unwrap_or_default());
+                    }
+                    DeviceState::Failed(why) => return Err(ReplicateError::Device(why.clone())),
+                    DeviceState::Absent => {}
+                }
+            }
         }
         None => admission.set(Some(Epoch(0))),
     }
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            report = reports.recv() => by_hand.told(&group, report.ok_or(ReplicateError::Ended)?)?,
+            report = reports.recv() => {
+                let told = by_hand.told(&group, report.ok_or(ReplicateError::Ended)?);
+                if let Err(ReplicateError::Fenced(_)) = told {
+                    // The data is another's by now: a device of it must not wait for the next server.
+                    group.order(Order::Tell(Event::Fence));
+                }
+                told?;
+            }
             () = &mut stop => return Ok(()),
         }
     }

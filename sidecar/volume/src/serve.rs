@@ -5,7 +5,8 @@ use crate::backing::disk::Options;
 use crate::backing::{Backing, Engine, StartError};
 use crate::buffer::Pool;
 use crate::drive::area;
-use crate::drive::group::Export;
+use crate::drive::group::{DeviceExport, Export};
+use crate::frontends::kernel_nbd::{self, Apart, DeviceError, Lineage, Name, Spec, Succession};
 use crate::ids::VolumeNo;
 use crate::nbd::MEMORY_MAX_BYTES;
 use crate::nbd::connection::Farewell;
@@ -13,7 +14,7 @@ use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
 use crate::nbd::tls::{self, TlsError};
 use crate::replicate::{self, Role};
-use crate::request::Volume as _;
+use crate::request::Volume;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -38,6 +39,22 @@ pub struct Args {
     /// Listen on TCP; beyond this machine, with TLS
     #[arg(long, value_name = "HOST:PORT", group = "place")]
     pub listen_nbd: Option<String>,
+    /// Be a block device of this machine, /dev/leasehold/NAME, by the kernel's NBD client; after a restart, even by kill -9, the
+    /// same device goes on. On SIGTERM it ends, unless it is in use (mounted): then it waits for the next server
+    #[arg(long, value_name = "NAME", group = "place", conflicts_with = "listen", value_parser = Name::new)]
+    pub device: Option<Name>,
+    /// Connections between the kernel and this server; by default as many as processors, up to 4
+    #[arg(long, value_name = "COUNT", requires = "device", value_parser = clap::value_parser!(u16).range(1..=i64::from(kernel_nbd::CONNECTIONS_MAX)))]
+    pub device_connections: Option<u16>,
+    /// When the kernel sends a request anew that was not answered: what was under way as a server died is late by so much
+    #[arg(long, value_name = "SECONDS", requires = "device", default_value_t = kernel_nbd::RETRY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub device_retry: u64,
+    /// How long the device's users wait while nobody serves it, before they get errors
+    #[arg(long, value_name = "SECONDS", requires = "device", default_value_t = kernel_nbd::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub device_wait: u64,
+    /// On SIGTERM, let the device wait for the next server even where nobody seems to use it
+    #[arg(long, requires = "device")]
+    pub keep_device: bool,
     /// The server's certificate (PEM); with it, clients must use TLS, on the UNIX socket too
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -112,6 +129,8 @@ pub enum ServeError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Backing(#[from] StartError),
+    #[error("--device: {0}")]
+    Device(#[from] DeviceError),
     #[error("the server failed: {0}")]
     Server(#[from] io::Error),
 }
@@ -124,6 +143,10 @@ pub enum ServeError {
 pub async fn run(args: Args) -> Result<(), ServeError> {
     if args.export.len() > 4096 || args.export.contains('\0') {
         return Err(ServeError::Name);
+    }
+    if args.device.is_some() {
+        // Before there are threads: they have it from this one.
+        kernel_nbd::prepare_process();
     }
     let mut places: Vec<Place> = args.socket.clone().map(Place::Unix).into_iter().collect();
     if let Some(given) = &args.listen_nbd {
@@ -182,8 +205,35 @@ pub async fn run(args: Args) -> Result<(), ServeError> {
             listener.place(),
         );
     }
-    server::serve(config, Arc::new(backing), listeners, stop).await?;
-    Ok(())
+    let pool = config.pool.clone();
+    let backing = Arc::new(backing);
+    let Some(spec) = device(&args) else {
+        server::serve(config, backing, listeners, stop).await?;
+        return Ok(());
+    };
+    // Nobody tells apart who has written to it: what the device has was in this file, and a file that has grown or was replaced
+    // by another of the same size is the operator's own doing.
+    let data = format!("file {}", std::fs::canonicalize(&args.backing)?.display());
+    let lineage = Lineage { since: Some(data.clone()), now: data };
+    let (apart, attached) = Apart::start(spec, lineage, Arc::clone(&backing) as Arc<dyn Volume>, pool).await?;
+    println!("serving {} ({} bytes) at {attached}", args.backing.display(), geometry.size_bytes);
+    let ended = apart.ended();
+    let stop = async {
+        tokio::select! {
+            () = stop => {}
+            () = ended => {}
+        }
+    };
+    server::serve(config, backing, listeners, stop).await?;
+    Ok(apart.part().await?)
+}
+
+fn device(args: &Args) -> Option<Spec> {
+    let mut spec = Spec::new(args.device.clone()?, Succession::Waits { always: args.keep_device });
+    spec.connections = args.device_connections.unwrap_or(spec.connections);
+    spec.retry = Duration::from_secs(args.device_retry);
+    spec.wait = Duration::from_secs(args.device_wait);
+    Some(spec)
 }
 
 async fn replicated(
@@ -205,7 +255,10 @@ async fn replicated(
         area::Files { backings: vec![args.backing.clone()], metadata: args.metadata.clone(), buffered: args.buffered };
     let role = match listen {
         Some(address) => Role::Standby { address },
-        None => Role::Leader { peers, export: Export { volume: VolumeNo(0), places, config } },
+        None => {
+            let device = device(args).map(DeviceExport::new);
+            Role::Leader { peers, export: Box::new(Export { volume: VolumeNo(0), places, config, device }) }
+        }
     };
     replicate::run(&files, args.engine, args.write_through, role, stop).await?;
     Ok(())

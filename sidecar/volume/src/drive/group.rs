@@ -4,14 +4,17 @@ use super::area::{Area, Opened};
 use super::lane::Lane;
 use super::progress::Progress;
 use super::{Admission, Driver, clock, link};
+use crate::buffer::Pool;
 use crate::core::survey::Survey;
 use crate::core::{Event, Replica, Report, Setup};
+use crate::frontends::kernel_nbd::{self, Attached, Behind, Lineage, Parting, Spec, Succession};
 use crate::ids::{Life, VolumeNo};
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
 use crate::request::{Device, Geometry, Volume as _};
-use lease::ids::Epoch;
+use lease::ids::{Epoch, Incarnation};
 use rustls::pki_types::ServerName;
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +23,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -31,6 +34,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// After a device that could not be had, or was taken away.
+const DEVICE_PAUSE: Duration = Duration::from_secs(2);
+/// For devices that wait for their next server to have let go of this one: a little more than they take.
+const DEVICE_QUIET_MAX: Duration = Duration::from_secs(5);
 /// Links from peers at a time: each of a few may have an old one that is not known to be dead.
 const LINKS_MAX: usize = 16;
 
@@ -49,6 +56,32 @@ pub struct Export {
     pub volume: VolumeNo,
     pub places: Vec<Place>,
     pub config: Config,
+    /// A block device of this machine; there only while this replica leads.
+    pub device: Option<DeviceExport>,
+}
+
+/// A block device, and how it stands with it.
+#[derive(Clone, Debug)]
+pub struct DeviceExport {
+    pub spec: Spec,
+    pub state: watch::Sender<DeviceState>,
+}
+
+impl DeviceExport {
+    #[must_use]
+    pub fn new(spec: Spec) -> Self {
+        Self { spec, state: watch::Sender::new(DeviceState::Absent) }
+    }
+}
+
+/// How it stands with a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceState {
+    /// This replica does not lead, or not yet.
+    Absent,
+    Attached(Attached),
+    /// It cannot be had, for this reason; it is tried again and again.
+    Failed(String),
 }
 
 /// What a group consists of.
@@ -62,7 +95,7 @@ pub struct Parts {
     pub security: Security,
     pub exports: Vec<Export>,
     pub admission: Arc<Admission>,
-    /// Kept at the epoch that this replica leads, once it does: then its device takes requests.
+    /// Kept at the epoch that this replica leads, once it does and its devices are there: then they take requests.
     pub leads: watch::Sender<Option<Epoch>>,
     /// Kept at what people are shown, each second.
     pub survey: watch::Sender<Survey>,
@@ -102,6 +135,9 @@ impl Group {
         let (orders, arriving) = mpsc::unbounded_channel();
         let (started, is_started) = oneshot::channel();
         let thread = std::thread::Builder::new().name("volume-group".to_owned()).spawn(move || {
+            if parts.exports.iter().any(|export| export.device.is_some()) {
+                kernel_nbd::prepare_process();
+            }
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(started.send(Err(error.into()))),
@@ -145,39 +181,92 @@ async fn run(
     started: Started,
 ) {
     let (leads, shown) = (parts.leads.clone(), parts.survey.clone());
-    let (driver, stop, mut tasks, places) = match build(parts, reports) {
+    let Built { driver, stop, mut servers, security, places, devices } = match build(parts, reports) {
         Ok(built) => built,
         Err(error) => return drop(started.send(Err(error))),
     };
     if started.send(Ok(places)).is_err() {
         return;
     }
-    let say = |leads: &watch::Sender<Option<Epoch>>| {
+    let say = || {
         let now = driver.look(Replica::leads);
+        devices.leads.send_if_modified(|said| std::mem::replace(said, now) != now);
+        let now = now.filter(|epoch| devices.are_there(*epoch));
         leads.send_if_modified(|said| std::mem::replace(said, now) != now)
     };
     tokio::task::spawn_local(keep_shown(Rc::clone(&driver), shown));
-    let mut peers = Connectors { driver: Rc::clone(&driver), security: tasks.1.clone(), tasks: Vec::new() };
+    let mut peers = Connectors { driver: Rc::clone(&driver), security, tasks: Vec::new() };
     driver.step(Event::Tick);
     driver.kick();
-    while let Some(order) = orders.recv().await {
+    loop {
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            () = devices.changed.notified() => {
+                say();
+                continue;
+            }
+        };
         match order {
-            Order::Tell(event) => {
+            Some(Order::Tell(event)) => {
                 driver.step(event);
                 driver.kick();
-                say(&leads);
+                say();
             }
-            Order::Peers(addresses) => peers.set(&addresses),
+            Some(Order::Peers(addresses)) => peers.set(&addresses),
+            None => break,
         }
     }
+    // Who was fenced by a peer has not heard of it by an order: its devices do not wait for anybody.
+    say();
+    // A device that waits for its next server must see no error: it is let go of before what it asked is refused.
+    devices.part().await;
     driver.step(Event::Fence);
     driver.kick();
     // Front ends first: they have answers to send.
     let _ = stop.send(true);
-    while tasks.0.join_next().await.is_some() {}
+    while servers.join_next().await.is_some() {}
 }
 
-type Built = (Rc<Driver>, watch::Sender<bool>, (JoinSet<()>, Security), Vec<Place>);
+struct Built {
+    driver: Rc<Driver>,
+    stop: watch::Sender<bool>,
+    servers: JoinSet<()>,
+    security: Security,
+    places: Vec<Place>,
+    devices: Rc<Devices>,
+}
+
+/// What the group's loop and the devices' tasks tell each other.
+#[derive(Default)]
+struct Devices {
+    /// The epoch that this replica leads.
+    leads: watch::Sender<Option<Epoch>>,
+    /// The group ends.
+    ends: watch::Sender<bool>,
+    /// For which epoch each device is there.
+    there: RefCell<Vec<Option<Epoch>>>,
+    /// Devices that may still answer.
+    answering: watch::Sender<usize>,
+    changed: Notify,
+}
+
+impl Devices {
+    fn are_there(&self, epoch: Epoch) -> bool {
+        self.there.borrow().iter().all(|there| *there == Some(epoch))
+    }
+
+    fn set(&self, number: usize, there: Option<Epoch>) {
+        self.there.borrow_mut()[number] = there;
+        self.changed.notify_one();
+    }
+
+    /// Lets go of all of them: when this returns, nothing is answered to them any more.
+    async fn part(&self) {
+        let mut answering = self.answering.subscribe();
+        self.ends.send_replace(true);
+        let _ = tokio::time::timeout(DEVICE_QUIET_MAX, answering.wait_for(|count| *count == 0)).await;
+    }
+}
 
 fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, GroupError> {
     let Parts { opened, life, write_through, listener, security, exports, admission, leads: _, survey: _ } = parts;
@@ -185,6 +274,8 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, 
     let lanes = || backings.iter().map(|backing| backing.lane()).collect::<io::Result<Vec<_>>>();
     let area = Area::new(area.lane()?, at);
     let sizes = store.geometry().volumes().to_vec();
+    let (incarnation, promised) = (store.superblock().incarnation.clone(), store.superblock().promised);
+    let found = data(&incarnation, promised);
     let machine = Replica::new(Setup { life, write_through }, store, recovery.is_guess());
     let driver = Driver::new(machine, lanes()?, area, reports, admission);
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());
@@ -194,23 +285,132 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, 
         tokio::task::spawn_local(accept(Rc::clone(&driver), listener, security.clone()));
     }
     let (stop, stopped) = watch::channel(false);
-    let mut tasks = JoinSet::new();
+    let mut servers = JoinSet::new();
     let mut places = Vec::new();
-    for Export { volume, places: wanted, config } in exports {
+    let devices = Rc::new(Devices::default());
+    for Export { volume, places: wanted, config, device: wanted_device } in exports {
         let number = volume.0 as usize;
         let listeners = wanted.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
         places.extend(listeners.iter().map(Listener::place));
         let device: Rc<dyn Device> = Rc::new(Lane::new(Rc::clone(&driver), volume, backings[number].lane()?));
         let geometry = Geometry { size_bytes: sizes[number], ..backings[number].geometry() };
+        if let Some(wanted) = wanted_device {
+            let mut there = devices.there.borrow_mut();
+            there.push(None);
+            let lane: Rc<dyn Device> = Rc::new(Lane::new(Rc::clone(&driver), volume, backings[number].lane()?));
+            let kept = KeptDevice {
+                number: there.len() - 1,
+                wanted,
+                device: lane,
+                geometry,
+                pool: config.pool.clone(),
+                incarnation: incarnation.clone(),
+                found: Some(found.clone()),
+                devices: Rc::clone(&devices),
+            };
+            servers.spawn_local(kept.keep());
+        }
         let mut stopped = stopped.clone();
-        tasks.spawn_local(async move {
+        servers.spawn_local(async move {
             let stop = async move {
                 let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
             };
             server::serve_here(config, geometry, device, listeners, stop).await;
         });
     }
-    Ok((driver, stop, (tasks, security), places))
+    Ok(Built { driver, stop, servers, security, places, devices })
+}
+
+/// A device that may still answer.
+struct Answering(Rc<Devices>);
+
+impl Answering {
+    fn new(devices: &Rc<Devices>) -> Self {
+        devices.answering.send_modify(|count| *count += 1);
+        Self(Rc::clone(devices))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.send_modify(|count| *count -= 1);
+    }
+}
+
+/// What a replica's data is after it has promised an epoch: while it has promised no other, nobody else has changed it.
+fn data(incarnation: &Incarnation, promised: Epoch) -> String {
+    format!("{incarnation} {promised}")
+}
+
+/// One device, there while this replica leads.
+struct KeptDevice {
+    number: usize,
+    wanted: DeviceExport,
+    device: Rc<dyn Device>,
+    geometry: Geometry,
+    pool: Pool,
+    incarnation: Incarnation,
+    /// What the data was as this process found it; gone once a device was there in this process.
+    found: Option<String>,
+    devices: Rc<Devices>,
+}
+
+impl KeptDevice {
+    async fn keep(mut self) {
+        if self.wanted.spec.succession == Succession::None
+            && let Err(error) = kernel_nbd::end_leftovers(&self.wanted.spec.name).await
+        {
+            tracing::warn!(%error, "what an earlier process left of the device is looked for again before it is made anew");
+        }
+        let mut leads = self.devices.leads.subscribe();
+        let mut ends = self.devices.ends.subscribe();
+        loop {
+            let epoch = tokio::select! {
+                epoch = leads.wait_for(Option::is_some) => epoch.ok().and_then(|epoch| *epoch),
+                _ = ends.wait_for(|ends| *ends) => None,
+            };
+            let Some(epoch) = epoch else { return };
+            if let Err(error) = self.serve(epoch).await {
+                let failed = DeviceState::Failed(error.to_string());
+                if self.wanted.state.send_replace(failed.clone()) != failed {
+                    tracing::error!(%error, "there is no device; it is tried again and again");
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(DEVICE_PAUSE) => {}
+                    _ = ends.wait_for(|ends| *ends) => {}
+                }
+            } else {
+                self.wanted.state.send_replace(DeviceState::Absent);
+            }
+            if *ends.borrow() {
+                return;
+            }
+        }
+    }
+
+    /// Serves as long as this replica leads this epoch.
+    async fn serve(&mut self, epoch: Epoch) -> Result<(), kernel_nbd::DeviceError> {
+        let (mut leads, mut ends) = (self.devices.leads.subscribe(), self.devices.ends.subscribe());
+        let parting = async move {
+            tokio::select! {
+                biased;
+                _ = leads.wait_for(|now| *now != Some(epoch)) => Parting::Revoke,
+                _ = ends.wait_for(|ends| *ends) => Parting::Leave,
+            }
+        };
+        let lineage = Lineage { since: self.found.take(), now: data(&self.incarnation, epoch) };
+        let (devices, number, state) = (Rc::clone(&self.devices), self.number, self.wanted.state.clone());
+        let answering = Answering::new(&devices);
+        let attached = |attached: &Attached| {
+            devices.set(number, Some(epoch));
+            state.send_replace(DeviceState::Attached(attached.clone()));
+        };
+        let quiet = move || drop(answering);
+        let behind = Behind { geometry: self.geometry, device: Rc::clone(&self.device), pool: self.pool.clone() };
+        let outcome = kernel_nbd::serve(&self.wanted.spec, lineage, behind, parting, attached, quiet).await;
+        self.devices.set(number, None);
+        outcome
+    }
 }
 
 /// For ever.

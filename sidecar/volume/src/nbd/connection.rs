@@ -8,6 +8,7 @@
 //! ```
 
 use super::budget::{Budget, Reserved};
+use super::gate::{Closed, Pass};
 use super::transmission::{Asked, BadMagic, Decoder, Encoded, Event, REQUEST_BYTES, Terms};
 use crate::buffer::{Buffer, Pool};
 use crate::request::{Answer, Device, Done, Mailbox, Refusal, Request};
@@ -182,6 +183,8 @@ pub struct Connection<S> {
     stall: Option<(Pin<Box<Sleep>>, u64)>,
     /// What ended it, where something did.
     end: Option<End>,
+    /// Asked before anything is handed on, where the client has other connections on which it repeats what it sent here.
+    pass: Option<Pass>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -215,7 +218,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             patience,
             stall: None,
             end: None,
+            pass: None,
         }
+    }
+
+    /// One of several connections of a client that repeats on one what another did not answer.
+    #[must_use]
+    pub fn gated(mut self, pass: Pass) -> Connection<S> {
+        self.pass = Some(pass);
+        self
     }
 
     /// Serves until the client goes or until `shutdown` says how to part from it. When this returns, nothing of the
@@ -362,7 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut is_moving = false;
-        while matches!(self.reading, Reading::Open | Reading::Refusing) {
+        while matches!(self.reading, Reading::Open | Reading::Refusing) && self.may_hand_on(cx)? {
             let used = self.decode(cx)?;
             is_moving |= used;
             if self.waiting.is_some() || self.is_full() || self.reading == Reading::Over {
@@ -385,6 +396,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Ready(Ok(_)) => is_moving = true,
                 Poll::Ready(Err(error)) => return Err(lost(error)),
             }
+            // Asked anew: what was just read may be a repetition.
+            if !self.may_hand_on(cx)? {
+                break;
+            }
             // Replies first, where there are any: the client may wait for them.
             self.decode(cx)?;
             if !self.inbox.lock().answers.is_empty() {
@@ -392,6 +407,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         Ok(is_moving)
+    }
+
+    fn may_hand_on(&self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let Some(pass) = &self.pass else { return Ok(true) };
+        match pass.poll_open(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(Closed)) => Err(End::Lost),
+        }
     }
 
     fn is_full(&self) -> bool {

@@ -5,6 +5,7 @@
 
 mod budget;
 pub mod connection;
+pub mod gate;
 pub mod handshake;
 pub mod listen;
 pub mod server;
@@ -12,4 +13,4 @@ pub mod spec;
 pub mod tls;
 pub mod transmission;
 
-pub use budget::MEMORY_MAX_BYTES;
+pub use budget::{Budget, MEMORY_MAX_BYTES, Memory};
