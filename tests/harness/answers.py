@@ -72,6 +72,14 @@ def since(answers: Iterable[Answer], start: float, end: float = float("inf")) ->
     return [answer for answer in answers if start <= answer.sent < end]
 
 
+def held_up(answers: Iterable[Answer], every_s: float) -> tuple[float, float]:
+    """How long a prober that is to ask every so many seconds did not get to ask: in all, and at most at one time. It depends
+    on nobody's answers, so this is the machine's doing."""
+    sent = [answer.sent for answer in answers]
+    late = [max(0.0, later - one - every_s) for one, later in zip(sent, sent[1:])]
+    return sum(late), max(late, default=0.0)
+
+
 def failed(answers: Iterable[Answer]) -> int:
     return sum(1 for answer in answers if not answer.ok)
 

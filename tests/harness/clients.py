@@ -55,6 +55,10 @@ class Client:
         alive = self._process is not None and self._process.poll() is None
         return Probed(self.name, alive, len(answers.since(self._tail.read(), start, end)), self._every_ms / 1000)
 
+    def held_up(self, start: float, end: float) -> tuple[float, float]:
+        """Seconds in which it was to ask and did not get to, from `start` to `end`: in all, and at most at one time."""
+        return answers.held_up(answers.since(self._tail.read(), start, end), self._every_ms / 1000)
+
     def answers(self, since: float = 0.0) -> list[Answer]:
         """Requests sent since then (CLOCK_MONOTONIC), as far as they have ended."""
         return answers.since(self._tail.read(), since)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
 
 from .answers import Answer, Interval, serving
 
@@ -32,7 +32,7 @@ EXPECTED_IN_LOGS: dict[str, list[str]] = {
     "lease runs out": _LEASE_RUNS_OUT,
     "stood still": [*_LEASE_RUNS_OUT, *_NO_DYNAMODB],  # the request that was under way when it went on
     "workload that does not end": [
-        r"^sidecar::resources::script: did not stop in order; killing it ",
+        r"^sidecar::resources::workload: did not stop in order; killing it ",
         r"^sidecar::core: rebooting this machine ",
         r"^sidecar::run: rebooting this machine: an earlier daemon",
         r"this machine had to reboot \(",
@@ -63,6 +63,25 @@ class Probed:
 
 class NotWatched(AssertionError):
     """The probers asked too seldom: nothing can be said of what they did not see."""
+
+
+class HeldUp(AssertionError):
+    """A story failed on a machine that did not let its programs run: nothing can be said of the product, whose promises are
+    for machines that run. Such a story is told again; one that holds is held to have held, whatever the machine did."""
+
+
+HELD_UP_SHARE = 0.10  # of a story's time
+HELD_UP_S = 0.25  # at one time: half of what a node waits for its peer's answer
+
+
+def held_up(measures: Sequence[tuple[float, float]], seconds: float) -> str | None:
+    """What to say of a machine that held its programs up. `measures`: for each prober how long it did not get to ask, in all and
+    at most at one time. Two of them must agree: one alone may have been slow by itself."""
+    shares = sorted((total / seconds for total, _ in measures), reverse=True)
+    longest = sorted((most for _, most in measures), reverse=True)
+    if len(shares) < 2 or (shares[1] < HELD_UP_SHARE and longest[1] < HELD_UP_S):
+        return None
+    return f"the machine held programs up for {shares[1]:.0%} of the story's {seconds:.1f} s, for {longest[1] * 1000:.0f} ms at one time"
 
 
 def assert_probed(probers: Iterable[Probed], seconds: float) -> None:

@@ -15,7 +15,7 @@ from .answers import Gap
 from .clients import Clients
 from .cloud import Cloud
 from .cluster import Cluster, Status
-from .judges import EXPECTED_IN_LOGS, Leak, assert_only_functions_changed_network, assert_probed, assert_quiet_logs, assert_single_service
+from .judges import EXPECTED_IN_LOGS, Leak, assert_only_functions_changed_network, assert_probed, assert_quiet_logs, assert_single_service, held_up
 from .network import Network
 
 HEAL_LIMIT_S = 15  # a cluster that is not whole by itself after this is made anew
@@ -176,6 +176,12 @@ class Scene:
         """When (CLOCK_MONOTONIC) the standby was nominated, accepted, activated, ..."""
         seen = timeline.read(self.cloud.audit(self.audit_mark), self.clients.client.answers(self.mark), self.mark, self.cluster.name, self.standby)
         return {step.what: self.mark + step.at for step in seen}
+
+    def held_up(self) -> str | None:
+        """What to say of a machine that did not let this story run as it should; nothing if it did."""
+        end = time.monotonic()
+        time.sleep(SETTLE_S)
+        return held_up([one.held_up(self.mark, end) for one in self.clients.all()], end - self.mark)
 
     def judge(self) -> None:
         """All probers asked all the time, at no moment two nodes answered, only the functions changed the network, and nobody

@@ -13,6 +13,7 @@ from harness.clients import Clients
 from harness.cloud import Cloud
 from harness.cluster import Cluster
 from harness.deployment import CLI, ZIPS, ClusterSpec, Deployment
+from harness.judges import HeldUp
 from harness.paths import BINARY, DIST
 from harness.scene import Scene
 
@@ -58,3 +59,25 @@ def scene(stage):
     yield stage
     stage.cloud.end_fault()  # what a fault still holds back must be let go before it is judged
     stage.judge()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from _or_held_up(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    return (yield from _or_held_up(item))
+
+
+def _or_held_up(item):
+    """A failure on a machine that held its programs up is told as that; the Makefile has such a story told again."""
+    scene = next((one for one in getattr(item, "funcargs", {}).values() if isinstance(one, Scene)), None)
+    try:
+        return (yield)
+    except Exception as failure:
+        said = scene.held_up() if scene else None
+        if said is None or isinstance(failure, HeldUp):
+            raise
+        raise HeldUp(f"{said}; failed with {type(failure).__name__}: {failure}") from failure

@@ -4,7 +4,9 @@ from datetime import datetime, timezone
 
 import pytest
 
-from harness.judges import EXPECTED_IN_LOGS, assert_quiet_logs
+from harness.answers import Answer
+from harness.answers import held_up as held_up_of
+from harness.judges import EXPECTED_IN_LOGS, assert_quiet_logs, held_up
 
 QUIET = "2026-11-22T18:07:15.639387Z  INFO sidecar::core: standby -> activating: an ERROR in the text is none\n"
 AWAY = "2026-11-22T18:07:15.639387Z  WARN sidecar::core: cannot read the lease row: read_row (dynamodb:GetItem) on table t: no answer\n"
@@ -32,3 +34,17 @@ def test_a_late_answer_is_forgiven_only_where_the_cloud_measured_that_it_was_lat
     for lateness in ([], [earlier], twice):
         with pytest.raises(AssertionError, match="1 lines"):
             assert_quiet_logs({"a": LATE}, lateness=lateness)
+
+
+def test_the_machine_held_programs_up_only_where_two_probers_say_so():
+    def sent(*times):
+        return held_up_of([Answer(time, time, True, "a", None) for time in times], 0.05)
+
+    steady, late = sent(0.0, 0.05, 0.10, 0.15), sent(0.0, 0.05, 0.40, 0.45)
+    assert steady == (0.0, 0.0) or max(steady) < 1e-9
+    assert late == pytest.approx((0.30, 0.30))
+    assert held_up([steady, late, late], 10.0) is not None, "300 ms at one time"
+    assert held_up([steady, steady, late], 10.0) is None, "one prober alone may be slow by itself"
+    often = sent(*(0.07 * beat for beat in range(20)))
+    assert held_up([often, often, steady], 1.4) is not None, "20 ms at each beat of 50"
+    assert held_up([steady, steady, steady], 1.4) is None

@@ -24,7 +24,7 @@ impl Clock {
 
     #[must_use]
     pub fn read(&self, now: Us) -> Moment {
-        let elapsed = now - self.since;
+        let elapsed = now.checked_sub(self.since).expect("a clock is not asked about a time before it was last set");
         Moment {
             boottime_us: self.base.boottime_us + elapsed * self.boot_ppm / 1_000_000,
             monotonic_raw_us: self.base.monotonic_raw_us + elapsed * self.raw_ppm / 1_000_000,

@@ -427,7 +427,9 @@ impl World {
                 self.hosts[host].disk.stalled_until = self.now + span;
             }
             Kind::Drift => {
-                if !self.weather.drift {
+                let here = &self.hosts[host];
+                let stands = here.stalled.is_some() && here.standstill != Standstill::ClocksRun;
+                if !self.weather.drift || stands {
                     return false;
                 }
                 let (boot, raw) = self.rates(host);
