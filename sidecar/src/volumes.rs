@@ -295,7 +295,7 @@ impl Volumes {
         };
         self.seen = report.number;
         let failed = self.led.filter(|_| report.failed && !self.report.failed).map(|epoch| {
-            let reason = "the disk failed or stands still; nothing is acknowledged any more".into();
+            let reason = "the disk failed or stands still: what the volumes are asked ends in errors".into();
             Event::ResourceFailed { epoch, resource: "volumes".into(), reason }
         });
         for peer in report.diverged.difference(&self.report.diverged) {

@@ -1,4 +1,5 @@
-"""The demo: the real stack in the local cloud, two nodes, a client, and four ways to lose the active node.
+"""The demo: the real stack in the local cloud, two nodes, a client, and four ways to lose the active node; then a database that
+loses its node.
 
     make demo            KEEP=1 leaves everything up, with instructions to play
 
@@ -26,6 +27,7 @@ from harness.judges import assert_only_functions_changed_network, assert_probed,
 from harness.paths import BINARY, CDK, DIST
 from harness.scene import SETTLE_S, Scene
 
+from . import database
 from .screen import BOLD, DIM, GREEN, RED, Screen, bytes_text, columns
 from .stories import STORIES, Story
 
@@ -44,30 +46,35 @@ def main() -> int:
     screen = Screen()
     began = time.monotonic()
     result: dict[str, object] = {"ok": False}
-    cloud: Cloud | None = None
+    clouds: list[Cloud] = []
     try:
         tools(screen)
         build(screen)
         with screen.step("cloud", "starting the local cloud") as said:
             cloud = Cloud()
+            clouds.append(cloud)
             said.append(f"DynamoDB EventBridge Lambda IAM EC2, packets for one VPC; {REGION}, port {cloud.port}")
         result |= play(screen, cloud)
+        screen.line()
+        clouds.append(Cloud())
+        result["database"] = database.play(screen, clouds[-1], len(STORIES) + 1)
+        conclude(screen, result)
         if os.environ.get("KEEP") == "1":
-            keep(screen, cloud, result)
+            keep(screen, *clouds)
         result["ok"] = not result["problems"]
     except (KeyboardInterrupt, Interrupted):
         result["error"] = "interrupted"
     except Exception as error:
         result["error"] = f"{type(error).__name__}: {error}"
         screen.line(screen.colour(f"\n  {result['error']}", RED))
-        if cloud is not None:
-            screen.line(f"  Its logs: {cloud.work} (cloud.log, cloud/logs/, deploy-{NAME}/cdk.log)")
+        for one in clouds:
+            screen.line(f"  Its logs: {one.work} (cloud.log, cloud/logs/, deploy-*/cdk.log)")
     finally:
         screen.close()
-        if cloud is not None:
-            cloud.stop()
+        for one in clouds:
+            one.stop()
             if result["ok"]:
-                shutil.rmtree(cloud.work, ignore_errors=True)
+                shutil.rmtree(one.work, ignore_errors=True)
     result["seconds"] = round(time.monotonic() - began, 1)
     if "DEMO_BEGAN" in os.environ:  # by `make demo`: with all that it installed and built
         result["seconds_with_build"] = round(time.time() - float(os.environ["DEMO_BEGAN"]), 1)
@@ -132,14 +139,18 @@ def play(screen: Screen, cloud: Cloud) -> dict[str, object]:
             except AssertionError as error:
                 problems.append(str(error))
     screen.live(None)
-    screen.line()
-    if problems:
-        for problem in problems:
-            screen.line(screen.colour(f"  {problem}", RED))
-    else:
-        screen.line(f"  {answers.count(seen):,} requests answered, {answers.failed(seen)} failed; never by two nodes at once; only the functions changed routes.")
-    screen.line("  Everything above ran the deployed stack. What it cannot show without AWS: README, \"Not yet shown\".")
     return {"stories": told, "answered": answers.count(seen), "failed": answers.failed(seen), "problems": problems}
+
+
+def conclude(screen: Screen, result: dict[str, object]) -> None:
+    problems: list[str] = result["problems"] + result["database"].pop("problems")  # type: ignore[operator, attr-defined]
+    result["problems"] = problems
+    screen.line()
+    for problem in problems:
+        screen.line(screen.colour(f"  {problem}", RED))
+    if not problems:
+        screen.line(f"  {result['answered']:,} requests answered, {result['failed']} failed; never by two nodes at once; only the functions changed routes.")
+    screen.line("  Everything above ran the deployed stack. What it cannot show without AWS: README, \"Not yet shown\".")
 
 
 def tell(screen: Screen, scene: Scene, story: Story, number: int) -> dict[str, object]:
@@ -181,7 +192,7 @@ def client_line(screen: Screen, scene: Scene, doing: str) -> Callable[[], str]:
     return text
 
 
-def keep(screen: Screen, cloud: Cloud, result: dict[str, object]) -> None:
+def keep(screen: Screen, cloud: Cloud, data: Cloud) -> None:
     env = " ".join(f"{key}={value}" for key, value in cloud.environment().items() if key in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"))
     state = cloud.plane("GET")
     ids = {machine["name"]: one for one, machine in state["machines"].items() if not machine["host"]}
@@ -195,7 +206,9 @@ def keep(screen: Screen, cloud: Cloud, result: dict[str, object]) -> None:
     stop, start a node    aws ec2 stop-instances --instance-ids {ids.get("a")}
     cut a node off, heal  curl -d '{{"between":["a","*"]}}' {cloud.endpoint}/_localcloud/plane/cuts;  curl -X DELETE {cloud.endpoint}/_localcloud/plane/cuts
     look inside a node    nsenter --net=/run/netns/lc{cloud.run}-a ip addr show lo
-    logs                  {cloud.work}/cloud/logs/""")
+    the database          nsenter --net=/run/netns/lc{data.run}-client psql -h {network.VIP} -U postgres -c "SELECT count(*) FROM told"
+    its volumes           {BINARY} volume status --socket {data.work}/data/a/run/node.sock
+    logs                  {cloud.work}/cloud/logs/ {data.work}/cloud/logs/""")
     try:
         while True:
             time.sleep(1)

@@ -5,13 +5,13 @@ The device is nbdfuse's and a loop device, as on any kernel without an NBD clien
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
-import threading
 from glob import glob
 from pathlib import Path
 
+from .cloud import Cloud
+from .cluster import Cluster
+from .network import Network
 from .paths import BINARY
 
 VOLUME_BYTES = 400 << 20
@@ -75,6 +75,21 @@ def binaries() -> Path:
     return Path(found[-1]).parent
 
 
+def cluster(cloud: Cloud, network: Network, deployment: str, name: str, disks: dict[str, Path] | None = None) -> Cluster:
+    """Nodes with the server, blank, on which nothing runs yet. `disks`: by node, what its replica lies on; else a file."""
+    made = Cluster(cloud, network, deployment, name=name, node_toml=NODE_TOML, forget_data=make_blank)
+    for node, files in made.files.items():
+        if disks:
+            (files.home / "volume.img").symlink_to(disks[node])
+        write(files.home, network.virtual_ip)
+    return made
+
+
+def images(nodes: Cluster) -> list[Path]:
+    """The replicas' disks."""
+    return [files.home / "volume.img" for files in nodes.files.values()]
+
+
 def write(home: Path, virtual_ip: str) -> None:
     """A node's scripts, and its replica: blank."""
     for name, text in (("postgres-start", START), ("postgres-stop", STOP)):
@@ -91,69 +106,12 @@ def write(home: Path, virtual_ip: str) -> None:
 
 def make_blank(home: Path) -> None:
     """A new disk, and a replica of nothing on it."""
-    (home / "volume.img").unlink(missing_ok=True)
-    with (home / "volume.img").open("wb") as file:
-        file.truncate(VOLUME_BYTES)
+    disk = home / "volume.img"
+    if disk.is_symlink():
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk}", "bs=1M", f"count={VOLUME_BYTES >> 20}", "conv=notrunc"], check=True, capture_output=True)
+    else:
+        disk.unlink(missing_ok=True)
+        with disk.open("wb") as file:
+            file.truncate(VOLUME_BYTES)
     (home / "volume.meta").unlink(missing_ok=True)
-    subprocess.run([BINARY, "volume", "create", "--backing", home / "volume.img", "--metadata", home / "volume.meta"], check=True, capture_output=True)
-
-
-class Writer:
-    """A client that inserts one number after the other, each in a transaction of its own, and connects anew when it must."""
-
-    def __init__(self, namespace: str, virtual_ip: str):
-        self._psql = ["nsenter", f"--net=/run/netns/{namespace}", "--", "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", virtual_ip, "-U", "postgres", "-d", "postgres"]
-        self._env = {**os.environ, "PGCONNECT_TIMEOUT": "1"}
-        self.asked = 0
-        self.acknowledged: set[int] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def query(self, sql: str, limit_s: float = 30) -> str:
-        return subprocess.run([*self._psql, "-At", "-c", sql], env=self._env, capture_output=True, text=True, timeout=limit_s, check=True).stdout
-
-    def start(self) -> Writer:
-        self.query("CREATE TABLE IF NOT EXISTS told (number bigint PRIMARY KEY)")
-        # Another writer may have been there before.
-        self.asked = int(self.query("SELECT coalesce(max(number), 0) FROM told"))
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(60)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            # `-q` is silent; the echo comes only after the insert before it was committed.
-            client = subprocess.Popen([*self._psql], env=self._env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1)
-            assert client.stdin and client.stdout
-            hang = None
-            try:
-                while not self._stop.is_set():
-                    self.asked += 1
-                    # A server that was cut off answers nobody; a real client has a time-out, too.
-                    hang = threading.Timer(5, client.kill)
-                    hang.start()
-                    client.stdin.write(f"INSERT INTO told VALUES ({self.asked});\n\\echo done {self.asked}\n")
-                    answer = client.stdout.readline()
-                    hang.cancel()
-                    if answer != f"done {self.asked}\n":
-                        break
-                    self.acknowledged.add(self.asked)
-            except (BrokenPipeError, OSError):
-                pass
-            finally:
-                if hang:
-                    hang.cancel()
-                client.kill()
-                client.wait()
-                client.stdout.close()
-                with contextlib.suppress(BrokenPipeError):  # what it had not read is of no interest
-                    client.stdin.close()
-            self._stop.wait(0.1)
-
-    def lost(self) -> set[int]:
-        """Acknowledged, and not there. Must be empty."""
-        there = {int(line) for line in self.query("SELECT number FROM told").split()}
-        return self.acknowledged - there
+    subprocess.run([BINARY, "volume", "create", "--backing", disk, "--metadata", home / "volume.meta"], check=True, capture_output=True)

@@ -10,13 +10,14 @@ use std::path::PathBuf;
 pub(super) const LIMIT: Millis = Millis(10_000);
 
 /// `$1`: the device. `$2`: the volume's socket. The loop device goes with the last who has it open: while nothing is mounted,
-/// that is a process of ours.
+/// that is a process of ours. This shell has it open first: it is detached before that process has run.
 const START: &str = r#"
 mkdir -p "$1.nbdfuse"
 nbdfuse "$1.nbdfuse/volume" --unix "$2" &
 until [ -s "$1.nbdfuse/volume" ]; do sleep 0.02; done
 loop=$(losetup --find --show "$1.nbdfuse/volume")
-sleep infinity <"$loop" &
+exec 9<"$loop"
+sleep infinity <&9 9<&- &
 echo $! >"$1.holder"
 losetup --detach "$loop"
 ln -sfn "$loop" "$1"

@@ -535,9 +535,11 @@ impl Replica {
         }
     }
 
-    /// The disk failed: nothing is acknowledged any more, and the image counts as nobody's.
+    /// The disk failed, and the image counts as nobody's. A holder is none any more: what it was asked, and what it is asked from
+    /// now on, ends in error. Whoever waited without an end could not be stopped, and the lease not handed over.
     fn fail(&mut self) {
         self.failed = true;
+        self.fence();
         if let Role::Standby(standby) = &self.role
             && let Some(session) = &standby.session
         {

@@ -239,10 +239,6 @@ impl Replica {
             self.out.push(refuse(Refusal::NotServing));
             return;
         }
-        if self.failed {
-            self.out.push(refuse(Refusal::Io));
-            return;
-        }
         let Some(span) = job.span() else {
             self.flush_all(Some(id), now);
             return;
@@ -354,7 +350,7 @@ impl Replica {
     /// Whether something may be answered now, for all that the node and the peers have said.
     fn may_answer(&self) -> bool {
         let fenced = matches!(&self.role, Role::Leading(primary) if primary.fenced_by.is_some());
-        !self.frozen && !self.failed && !fenced
+        !self.frozen && !fenced
     }
 
     /// The gate opens or closes.

@@ -210,7 +210,28 @@ fn metadata_that_stands_still_is_a_disk_that_stands_still() {
     assert!(!told.report.failed);
     told.later(Millis(1));
     assert!(told.report.failed);
-    assert!(told.answers.is_empty(), "and nothing is told");
+    assert_eq!(told.answers, [(RequestId(1), Err(Refusal::NotServing))]);
+}
+
+/// Found by a database on a disk that failed: its server could not be stopped, as its writes waited for ever, and the lease was
+/// handed over after more than a minute.
+#[test]
+fn a_holder_whose_disk_fails_leaves_nobody_waiting() {
+    let mut told = Told::leading(4, [name("other")].into());
+    told.step(Event::Ask { id: RequestId(1), ask: write(0) });
+    told.step(Event::Ask { id: RequestId(2), ask: Ask::Read(span(1, 512)) });
+    told.step(Event::Ask { id: RequestId(3), ask: Ask::Flush });
+    let changes = |job: &Job| matches!(job, Job::Write { .. });
+    let (io, _) = told.jobs.iter().find(|(_, job)| changes(job)).cloned().expect("it goes to the disk");
+    told.step(Event::Done { io, answer: Answer::Failed });
+    assert!(told.report.failed && !told.report.consistent);
+    told.step(Event::Ask { id: RequestId(4), ask: Ask::Read(span(1, 512)) });
+    told.answers.sort_by_key(|(id, _)| id.0);
+    let refused = |id| (RequestId(id), Err(Refusal::NotServing));
+    assert_eq!(told.answers, (1..=4).map(refused).collect::<Vec<_>>());
+    // What was under way on the disk ends later, and is nobody's any more.
+    told.disk();
+    assert_eq!(told.answers.len(), 4);
 }
 
 #[test]

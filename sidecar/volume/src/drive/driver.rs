@@ -2,6 +2,7 @@
 
 use super::area::Area;
 use super::clock;
+use super::complaints::Complaints;
 use super::link::Outbox;
 use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Refusal, Replica, Report, RequestId};
 use crate::ids::{Digest, Span};
@@ -72,6 +73,7 @@ struct State {
     waiting: VecDeque<(Ask, Done)>,
     outboxes: HashMap<Link, Rc<Outbox>>,
     links: u64,
+    complaints: Complaints,
     effects: Vec<Effect>,
     reports: mpsc::UnboundedSender<Report>,
     admission: Arc<Admission>,
@@ -121,6 +123,7 @@ impl Driver {
             waiting: VecDeque::new(),
             outboxes: HashMap::new(),
             links: 0,
+            complaints: Complaints::default(),
             effects: Vec::new(),
             reports,
             admission,
@@ -162,6 +165,11 @@ impl Driver {
         let (link, outbox) = (Link(state.links), Rc::new(Outbox::default()));
         state.outboxes.insert(link, Rc::clone(&outbox));
         (link, outbox)
+    }
+
+    /// The other side says that it ends a connection.
+    pub(super) fn was_hung_up_on(&self, why: Bye) {
+        self.state.borrow_mut().complaints.was_hung_up_on(why);
     }
 
     /// The connection is gone.
@@ -252,9 +260,7 @@ impl State {
             }
             Effect::HangUp { link, why } => {
                 if let Some(outbox) = self.outboxes.remove(&link) {
-                    if why != Bye::Closing {
-                        tracing::warn!(?why, "hanging up on a peer");
-                    }
+                    self.complaints.hung_up(why);
                     outbox.part(why);
                 }
             }

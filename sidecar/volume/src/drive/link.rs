@@ -122,10 +122,8 @@ async fn receive(driver: &Rc<Driver>, link: Link, mut stream: ReadHalf<impl Stre
         while let Some(frame) =
             decoder.next(&mut buffer).map_err(|violation| io::Error::new(io::ErrorKind::InvalidData, violation))?
         {
-            if let Message::Bye(why) = &frame.message
-                && *why != Bye::Closing
-            {
-                tracing::warn!(?why, "a peer hung up");
+            if let Message::Bye(why) = &frame.message {
+                driver.was_hung_up_on(*why);
             }
             driver.step(Event::Received { link, frame });
         }

@@ -10,6 +10,7 @@
 
 pub mod area;
 mod clock;
+mod complaints;
 mod driver;
 pub mod group;
 mod lane;
