@@ -144,6 +144,9 @@ bench-idle: root setup build ## CPU, memory and DynamoDB requests of two idle no
 bench-volume: root setup build ## The volume's NBD server beside nbdkit and qemu-nbd, ROUNDS times (default 5)
 	@cd tests && $(PYTHON) -m bench.volume
 
+bench-mirror: root setup build ## Replicated writes beside qemu-storage-daemon's mirror, and through a delay line, ROUNDS times (default 5)
+	@cd tests && $(PYTHON) -m bench.mirror
+
 bench-volume-core: ## What a replicated 4 KiB write costs the pure machines, nanoseconds on either side
 	@cargo test --release --quiet -p volume --lib pace -- --ignored --nocapture
 
@@ -164,4 +167,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done .apt-guest-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help root setup build demo test test-thinking test-stories test-rust test-cdk test-localcloud scenarios chaos guest-test models sim sim-long sim-planted sim-volume mutants bench-failover bench-functions bench-idle test-volume bench-volume bench-volume-core lint licences fix clean
+.PHONY: help root setup build demo test test-thinking test-stories test-rust test-cdk test-localcloud scenarios chaos guest-test models sim sim-long sim-planted sim-volume mutants bench-failover bench-functions bench-idle test-volume bench-volume bench-mirror bench-volume-core lint licences fix clean

@@ -19,8 +19,8 @@ CHUNK = 64 << 10
 class Replica:
     """One replica in `folder`: its data, its metadata, and the process that serves or follows."""
 
-    def __init__(self, folder: Path, name: str, *, size: int = 16 << 20, lineage: str = "test", create: bool = True):
-        self.folder, self.name = folder, name
+    def __init__(self, folder: Path, name: str, *, size: int = 16 << 20, lineage: str = "test", create: bool = True, log: str = "debug"):
+        self.folder, self.name, self.log_filter = folder, name, log
         self.backing, self.metadata = folder / f"{name}.img", folder / f"{name}.meta"
         self.socket, self.log = folder / f"{name}.sock", folder / f"{name}.log"
         self.port = 0
@@ -36,7 +36,7 @@ class Replica:
         self.heard = []
         with self.log.open("a") as log:
             self.process = subprocess.Popen([str(BINARY), "serve", "--backing", str(self.backing), "--metadata", str(self.metadata), *args],
-                                            stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, env={**os.environ, "LEASEHOLD_LOG": "debug"})
+                                            stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, env={**os.environ, "LEASEHOLD_LOG": self.log_filter})
 
     def follow(self) -> Replica:
         self._start("--listen", f"127.0.0.1:{self.port}")
