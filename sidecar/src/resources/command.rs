@@ -4,6 +4,7 @@ use super::Surroundings;
 use super::cgroup::Cgroup;
 use lease::ids::Epoch;
 use lease::time::Millis;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -55,7 +56,7 @@ impl Runner<'_> {
     /// # Errors
     /// [`CommandError`], with the end of the output.
     pub async fn run(&self, words: &[impl AsRef<OsStr>], limit: Millis) -> Result<(), CommandError> {
-        let command = words.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let command = words.iter().map(|word| shown(word.as_ref())).collect::<Vec<_>>().join(" ");
         let (mut child, read) =
             self.spawn(words).map_err(|error| CommandError::NotStarted { command: command.clone(), error })?;
         let output = Arc::new(Mutex::new(Tail::default()));
@@ -95,6 +96,12 @@ impl Runner<'_> {
         process.kill_on_drop(true);
         Ok((process.spawn()?, pipe::Receiver::from_owned_fd(read.into())?))
     }
+}
+
+/// For a message of one line: of a script in an argument, no more than that there is one.
+fn shown(word: &OsStr) -> Cow<'_, str> {
+    let text = word.to_string_lossy();
+    if text.contains('\n') { "(a script)".into() } else { text }
 }
 
 /// Becomes the command `words` inside `cgroup`. Returns only where that fails.
@@ -186,5 +193,11 @@ mod tests {
         tail.push(b"the end");
         assert_eq!(tail.0.len(), OUTPUT_KEPT_BYTES);
         assert!(tail.0.iter().copied().collect::<Vec<_>>().ends_with(b"athe end"));
+    }
+
+    #[test]
+    fn a_script_does_not_fill_a_message() {
+        assert_eq!(shown(OsStr::new("-c")), "-c");
+        assert_eq!(shown(OsStr::new("\nmkdir x\nls")), "(a script)");
     }
 }
