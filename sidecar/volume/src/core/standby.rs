@@ -11,6 +11,7 @@ use super::{Effect, Guard, Job, Link, Owner, Replica, Role, verdict};
 use crate::ids::{Digest, Generation, PEERS_MAX, Sequence, Session, Span};
 use crate::metadata::{DataState, Slot};
 use crate::wire::{BITMAP_WORDS_MAX, Bye, Frame, Message, Refusal, Verdict, WRITTEN_RANGES_MAX};
+use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -56,7 +57,16 @@ pub(super) struct Standing {
     /// Something was left out of the stream: nothing may change behind it before RESYNC.
     gap: bool,
     /// What the primary found at ranges that are being read here.
-    pub(super) digests: BTreeMap<Sequence, Digest>,
+    pub(super) digests: BTreeMap<Sequence, Asked>,
+}
+
+/// What a primary asks to be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    span: Span,
+    digest: Digest,
+    /// For an operator: what differs is marked, and copied when somebody decides so.
+    verifies: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,15 +332,16 @@ impl Replica {
             }
             Message::Zero { span, fua } => self.apply(at, Job::Zero { span, fua }),
             Message::Trim { span } => self.apply(at, Job::Trim(span)),
-            Message::Compare { span, digest } | Message::Verify { span, digest } => {
+            Message::Compare { span, digest } => self.compare(at, Asked { span, digest, verifies: false }),
+            Message::Verify { span, digest } => self.compare(at, Asked { span, digest, verifies: true }),
+            Message::Fetch { span } => {
                 if !self.store.geometry().holds(span) {
                     return self.nack(at);
                 }
                 if let Some(standing) = self.standing() {
                     standing.open.insert(at);
-                    standing.digests.insert(at, digest);
                 }
-                self.works.add(Owner::Stream(at), Job::Digest(span), &self.store, true, 0);
+                self.works.add(Owner::StreamRead(at), Job::Read(span), &self.store, true, 0);
             }
             Message::OutOfSync { span } => self.left_out(at, span),
             Message::Flush => {
@@ -558,12 +569,51 @@ impl Replica {
         self.ended(at);
     }
 
+    fn compare(&mut self, at: Sequence, asked: Asked) {
+        let span = asked.span;
+        if !self.store.geometry().holds(span) {
+            self.nack(at);
+            return;
+        }
+        if let Some(standing) = self.standing() {
+            standing.open.insert(at);
+            standing.digests.insert(at, asked);
+        }
+        self.works.add(Owner::Stream(at), Job::Digest(span), &self.store, true, 0);
+    }
+
     /// A range was read; `None`: it can not be.
     pub(super) fn stream_digest(&mut self, at: Sequence, found: Option<Digest>) {
         let Some(standing) = self.standing() else { return };
-        let Some(expected) = standing.digests.remove(&at) else { return };
-        let message = if found == Some(expected) { Message::Same } else { Message::Differs };
+        let Some(asked) = standing.digests.remove(&at) else { return };
+        let same = found == Some(asked.digest);
+        if asked.verifies && !same {
+            self.differs(asked.span);
+        }
+        let found = found.filter(|_| asked.verifies);
+        let message = if same { Message::Same } else { Message::Differs { found } };
+        let Some(standing) = self.standing() else { return };
         let (link, frame) = (standing.link, standing.frame(at, message));
+        self.out.push(Effect::Send { link, frame });
+        self.ended(at);
+    }
+
+    /// One of both copies is not what was written. Whoever leads next is told of it by the marks; nobody counts this replica as
+    /// one that has everything.
+    fn differs(&mut self, span: Span) {
+        for slot in self.store.slots() {
+            self.store.mark(slot, span);
+        }
+        if let Role::Standby(standby) = &mut self.role {
+            standby.caught_up = None;
+            standby.session.iter_mut().for_each(|standing| (standing.in_sync, standing.equal) = (false, None));
+        }
+    }
+
+    /// A range that the primary cannot read; `None`: nor can this replica.
+    pub(super) fn stream_read(&mut self, at: Sequence, data: Option<Bytes>) {
+        let Some(standing) = self.standing() else { return };
+        let (link, frame) = (standing.link, standing.frame(at, Message::Fetched { data }));
         self.out.push(Effect::Send { link, frame });
         self.ended(at);
     }

@@ -1,7 +1,7 @@
 //! One machine, told by hand what others would tell it.
 
 use super::{
-    Answer, Ask, Effect, Event, Io, Job, Link, REQUESTS_MAX, Refusal, Replica, Report, RequestId, STALL, Setup,
+    Answer, Ask, Effect, Event, Io, Job, Link, Notice, REQUESTS_MAX, Refusal, Replica, Report, RequestId, STALL, Setup,
 };
 use crate::ids::{Generation, Life, Sequence, Session, Span, VolumeNo};
 use crate::metadata::{DataState, Geometry, Store};
@@ -23,6 +23,7 @@ struct Told {
     hung_up: Vec<Bye>,
     answers: Vec<(RequestId, Result<Bytes, Refusal>)>,
     report: Report,
+    told: Vec<Notice>,
     place: Sequence,
 }
 
@@ -65,6 +66,7 @@ impl Told {
             hung_up: Vec::new(),
             answers: Vec::new(),
             report: Report::default(),
+            told: Vec::new(),
             place: Sequence(0),
         };
         told.step(Event::Tick);
@@ -85,6 +87,7 @@ impl Told {
                     Effect::HangUp { why, .. } => self.hung_up.push(why),
                     Effect::Answer { id, result } => self.answers.push((id, result)),
                     Effect::Report(report) => self.report = report,
+                    Effect::Tell(notice) => self.told.push(notice),
                 }
             }
         }

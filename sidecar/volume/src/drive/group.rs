@@ -2,6 +2,7 @@
 
 use super::area::{Area, Opened};
 use super::lane::Lane;
+use super::log::Log;
 use super::progress::Progress;
 use super::{Admission, Driver, clock, link};
 use crate::buffer::Pool;
@@ -277,7 +278,8 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, 
     let (incarnation, promised) = (store.superblock().incarnation.clone(), store.superblock().promised);
     let found = data(&incarnation, promised);
     let machine = Replica::new(Setup { life, write_through }, store, recovery.is_guess());
-    let driver = Driver::new(machine, lanes()?, area, reports, admission);
+    let names = exports.iter().map(|export| export.config.name.clone()).collect();
+    let driver = Driver::new(machine, lanes()?, area, reports, admission, Log::new(names));
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());
     tokio::task::spawn_local(Rc::clone(&driver).tick());
     if let Some(listener) = listener {

@@ -14,8 +14,10 @@ mod driver;
 pub mod group;
 mod lane;
 mod link;
+mod log;
 mod progress;
 
 pub use driver::{Admission, Driver};
 pub use group::{Group, Order, Parts, Security};
 pub use lane::Lane;
+pub use log::hex;
