@@ -16,6 +16,7 @@ pub mod frontends;
 pub mod ids;
 pub mod metadata;
 pub mod nbd;
+pub mod operate;
 pub mod replicate;
 pub mod request;
 pub mod serve;

@@ -83,6 +83,12 @@ impl Replica {
         }
     }
 
+    /// How many verifications were begun: the number of the last.
+    #[must_use]
+    pub fn verifications(&self) -> u64 {
+        self.verifications
+    }
+
     /// Whether it knows of a peer that differs, and nobody has decided.
     #[cfg(test)]
     pub(super) fn has_doubts(&self) -> bool {

@@ -63,6 +63,8 @@ pub struct Compared {
 /// A verification, under way or over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verification {
+    /// From 1, in this process.
+    pub number: u64,
     pub volumes: Vec<VolumeNo>,
     pub total_bytes: u64,
     pub bytes_s: u64,
@@ -142,7 +144,9 @@ impl Replica {
             differing_chunks: 0,
             extent: Extent::UnderWay,
         };
+        self.verifications += 1;
         self.verification = Some(Verification {
+            number: self.verifications,
             total_bytes: volumes.iter().map(|volume| sizes[volume.0 as usize]).sum(),
             volumes: volumes.clone(),
             bytes_s,
@@ -152,7 +156,6 @@ impl Replica {
             differences: Vec::new(),
             unreadable_chunks: 0,
         });
-        self.verifications += 1;
         let (number, left) = (self.verifications, volumes.into());
         primary.verify = Some(Run { number, left, at: 0, bytes_s, allowance: 0, since: now, reading: 0, targets });
     }

@@ -7,11 +7,12 @@ use super::progress::Progress;
 use super::{Admission, Driver, clock, link};
 use crate::buffer::Pool;
 use crate::core::survey::Survey;
-use crate::core::{Event, Replica, Report, Setup};
+use crate::core::{Command, Event, Objection, Replica, Report, Setup};
 use crate::frontends::kernel_nbd::{self, Attached, Behind, Lineage, Parting, Spec, Succession};
 use crate::ids::{Life, VolumeNo};
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
+use crate::operate::Commander;
 use crate::request::{Device, Geometry, Volume as _};
 use lease::ids::{Epoch, Incarnation};
 use rustls::pki_types::ServerName;
@@ -103,11 +104,13 @@ pub struct Parts {
 }
 
 /// What the group's owner wants.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Order {
     Tell(Event),
     /// Where the other replicas are, all of them: connected to while this one leads.
     Peers(Vec<SocketAddr>),
+    /// An operator's wish, and where to say what came of it: see [`Commander::command`].
+    Command(Command, oneshot::Sender<Result<u64, Objection>>),
 }
 
 /// Why a group does not start.
@@ -154,6 +157,15 @@ impl Group {
     #[must_use]
     pub fn places(&self) -> &[Place] {
         &self.places
+    }
+
+    /// For an operator.
+    ///
+    /// # Panics
+    /// Never: the orders' sender is there until the group is dropped.
+    #[must_use]
+    pub fn commander(&self) -> Commander {
+        Commander(self.orders.as_ref().expect("it runs").downgrade())
     }
 
     pub fn order(&self, order: Order) {
@@ -214,6 +226,15 @@ async fn run(
                 say();
             }
             Some(Order::Peers(addresses)) => peers.set(&addresses),
+            Some(Order::Command(command, answer)) => {
+                let judged = driver.look(|machine| machine.judge(&command));
+                if judged.is_ok() {
+                    driver.step(Event::Command(command));
+                    driver.kick();
+                }
+                // Whoever asked may have gone.
+                let _ = answer.send(judged.map(|()| driver.look(Replica::verifications)));
+            }
             None => break,
         }
     }

@@ -17,6 +17,7 @@ mod link;
 mod log;
 mod progress;
 
+pub(crate) use clock::now;
 pub use driver::{Admission, Driver};
 pub use group::{Group, Order, Parts, Security};
 pub use lane::Lane;
