@@ -24,6 +24,8 @@ mod standby;
 pub mod survey;
 #[cfg(test)]
 mod told;
+#[cfg(test)]
+mod told_verify;
 mod verdict;
 pub mod verify;
 mod works;

@@ -7,20 +7,39 @@ use crate::ids::{Digest, Span};
 use lease::time::{Millis, Moment};
 use std::fmt::Write as _;
 
-/// Read errors are told at once, and then in one line for so long.
+/// A read error is told at once, and those that follow within so long are counted in the next line.
 const QUIET: Millis = Millis(10_000);
 
 #[derive(Debug)]
 pub(super) struct Log {
     /// Of the volumes, in order.
     names: Vec<String>,
-    reads_told: Option<Moment>,
+    served: Told,
+    unreadable: Told,
+}
+
+/// When a line was told last, and how many were not since.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Moment>,
     untold: u64,
+}
+
+impl Told {
+    /// How many were not told before this one, if it is time for it.
+    fn is_due(&mut self, now: Moment) -> Option<u64> {
+        if self.at.is_some_and(|told| now.longest_since(told) < QUIET) {
+            self.untold += 1;
+            return None;
+        }
+        self.at = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
 }
 
 impl Log {
     pub(super) fn new(names: Vec<String>) -> Self {
-        Self { names, reads_told: None, untold: 0 }
+        Self { names, served: Told::default(), unreadable: Told::default() }
     }
 
     pub(super) fn tell(&mut self, notice: Notice) {
@@ -34,34 +53,23 @@ impl Log {
             }
             Notice::Verified(verification) => self.verified(&verification),
             Notice::Served { span, by } => {
-                if self.is_due() {
-                    let (volume, untold) = (self.name(span), std::mem::take(&mut self.untold));
+                if let Some(untold) = self.served.is_due(clock::now()) {
+                    let volume = self.name(span);
                     tracing::warn!(volume, offset = span.at, bytes = span.len, peer = %by, untold,
                         "the local disk could not read: a peer's copy was answered, and is written back; replace the disk if this goes on");
                 }
             }
             Notice::Repaired { span } => {
-                tracing::info!(volume = self.name(span), offset = span.at, bytes = span.len, "what could not be read was written anew");
+                tracing::debug!(volume = self.name(span), offset = span.at, bytes = span.len, "what could not be read was written anew");
             }
             Notice::Unreadable { span } => {
-                if self.is_due() {
-                    let (volume, untold) = (self.name(span), std::mem::take(&mut self.untold));
+                if let Some(untold) = self.unreadable.is_due(clock::now()) {
+                    let volume = self.name(span);
                     tracing::error!(volume, offset = span.at, bytes = span.len, untold,
                         "the local disk could not read, and no replica in step could: the error went to whoever asked; replace the disk");
                 }
             }
         }
-    }
-
-    fn is_due(&mut self) -> bool {
-        let now = clock::now();
-        let due = self.reads_told.is_none_or(|told| now.longest_since(told) >= QUIET);
-        if due {
-            self.reads_told = Some(now);
-        } else {
-            self.untold += 1;
-        }
-        due
     }
 
     fn name(&self, span: Span) -> String {
@@ -101,4 +109,16 @@ pub fn hex(digest: Digest) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fails_each_read_is_told_of_now_and_then() {
+        let (mut told, begin) = (Told::default(), Moment::default());
+        let lines: Vec<u64> = (0..30_000).step_by(1_000).filter_map(|ms| told.is_due(begin.after(Millis(ms)))).collect();
+        assert_eq!(lines, [0, 9, 9]);
+    }
 }
