@@ -82,7 +82,9 @@ pub(super) fn troubles(status: &Value) -> Vec<String> {
     }
     let failed = number(volumes, "/reads_failed");
     if failed > 0 {
-        found.push(format!("{failed} reads failed here, and no peer in step could serve them: replace this node's disk"));
+        found.push(format!(
+            "{failed} reads failed here, and no peer in step could serve them: replace this node's disk"
+        ));
     }
     found
 }
@@ -170,9 +172,8 @@ mod tests {
 
     #[test]
     fn a_verification_is_shown_and_a_copy_that_differs_is_a_trouble() {
-        let mut status = status(
-            &json!({"incarnation": "bbbb", "state": "differs", "behind_bytes": 65_536, "copied_bytes_s": null}),
-        );
+        let mut status =
+            status(&json!({"incarnation": "bbbb", "state": "differs", "behind_bytes": 65_536, "copied_bytes_s": null}));
         status["volumes"]["verification"] = json!({
             "volumes": ["data"], "total_bytes": 8_u64 << 30, "ended_ms_ago": 1_000,
             "peers": [{"incarnation": "bbbb", "compared_bytes": 8_u64 << 30, "differing_chunks": 1, "extent": "whole"}],

@@ -41,7 +41,9 @@ pub enum Objection {
     TooSlow { asked: u64 },
     #[error("no replica {peer} is known here; known are: {}", list(.known))]
     Unknown { peer: Incarnation, known: Vec<Incarnation> },
-    #[error("replica {0} is a member: it is waited for with each write; stop its node, wait until it has left, and ask again")]
+    #[error(
+        "replica {0} is a member: it is waited for with each write; stop its node, wait until it has left, and ask again"
+    )]
     Member(Incarnation),
     #[error("replica {0} is connected, and would be known again at once: stop its node, and ask again")]
     Connected(Incarnation),

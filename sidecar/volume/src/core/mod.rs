@@ -5,6 +5,7 @@
 //!
 #![doc = include_str!("manual.md")]
 
+mod asked;
 #[cfg(test)]
 mod bounds;
 mod command;

@@ -91,7 +91,8 @@ impl Replica {
         let Role::Leading(primary) = &self.role else { return None };
         let can = |slot: &Slot| {
             let dialogue = primary.peers[slot].dialogue.as_ref();
-            dialogue.is_some_and(|dialogue| dialogue.stage == Stage::InSync && dialogue.fetches) && tried & bit(*slot) == 0
+            dialogue.is_some_and(|dialogue| dialogue.stage == Stage::InSync && dialogue.fetches)
+                && tried & bit(*slot) == 0
         };
         primary.peers.keys().copied().find(can)
     }

@@ -6,12 +6,12 @@
 //!         any frame of a lower epoch: FENCED                     a hold: RESYNC, STATE, BARRIER, CAUGHT_UP (see `Hold`)
 //! ```
 
+use super::asked::Asked;
 use super::rules::{is_fenced, is_heard};
 use super::{Effect, Guard, Job, Link, Owner, Replica, Role, verdict};
-use crate::ids::{Digest, Generation, PEERS_MAX, Sequence, Session, Span};
+use crate::ids::{Generation, PEERS_MAX, Sequence, Session, Span};
 use crate::metadata::{DataState, Slot};
 use crate::wire::{BITMAP_WORDS_MAX, Bye, Frame, Message, Refusal, Verdict, WRITTEN_RANGES_MAX};
-use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -51,22 +51,13 @@ pub(super) struct Standing {
     /// Other replicas that get the same stream.
     companions: Vec<Slot>,
     /// Once all of the stream up to there is durable everywhere, these have what this replica has: their marks can go.
-    equal: Option<(Sequence, Vec<Slot>)>,
+    pub(super) equal: Option<(Sequence, Vec<Slot>)>,
     /// It was told in this session that it has everything.
-    in_sync: bool,
+    pub(super) in_sync: bool,
     /// Something was left out of the stream: nothing may change behind it before RESYNC.
     gap: bool,
     /// What the primary found at ranges that are being read here.
     pub(super) digests: BTreeMap<Sequence, Asked>,
-}
-
-/// What a primary asks to be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    span: Span,
-    digest: Digest,
-    /// For an operator: what differs is marked, and copied when somebody decides so.
-    verifies: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +85,7 @@ enum Then {
 }
 
 impl Standing {
-    fn frame(&self, sequence: Sequence, message: Message) -> Frame {
+    pub(super) fn frame(&self, sequence: Sequence, message: Message) -> Frame {
         Frame { epoch: self.epoch, session: self.session, sequence, message }
     }
 
@@ -105,7 +96,7 @@ impl Standing {
 }
 
 impl Replica {
-    fn standing(&mut self) -> Option<&mut Standing> {
+    pub(super) fn standing(&mut self) -> Option<&mut Standing> {
         match &mut self.role {
             Role::Standby(standby) => standby.session.as_mut(),
             Role::Leading(_) => None,
@@ -334,15 +325,7 @@ impl Replica {
             Message::Trim { span } => self.apply(at, Job::Trim(span)),
             Message::Compare { span, digest } => self.compare(at, Asked { span, digest, verifies: false }),
             Message::Verify { span, digest } => self.compare(at, Asked { span, digest, verifies: true }),
-            Message::Fetch { span } => {
-                if !self.store.geometry().holds(span) {
-                    return self.nack(at);
-                }
-                if let Some(standing) = self.standing() {
-                    standing.open.insert(at);
-                }
-                self.works.add(Owner::StreamRead(at), Job::Read(span), &self.store, true, 0);
-            }
+            Message::Fetch { span } => self.read_for_primary(at, span),
             Message::OutOfSync { span } => self.left_out(at, span),
             Message::Flush => {
                 self.ended(at);
@@ -404,7 +387,7 @@ impl Replica {
         self.hold(Hold::Saving { at, version, then: Then::Written });
     }
 
-    fn nack(&mut self, at: Sequence) -> bool {
+    pub(super) fn nack(&mut self, at: Sequence) -> bool {
         if let Some(standing) = self.standing() {
             let (link, frame) = (standing.link, standing.frame(at, Message::Nack(Refusal::Range)));
             self.out.push(Effect::Send { link, frame });
@@ -558,7 +541,7 @@ impl Replica {
     }
 
     /// The frame at this place is done.
-    fn ended(&mut self, at: Sequence) {
+    pub(super) fn ended(&mut self, at: Sequence) {
         if let Some(standing) = self.standing() {
             standing.open.remove(&at);
             standing.ended.push(at);
@@ -566,55 +549,6 @@ impl Replica {
     }
 
     pub(super) fn stream_done(&mut self, at: Sequence) {
-        self.ended(at);
-    }
-
-    fn compare(&mut self, at: Sequence, asked: Asked) {
-        let span = asked.span;
-        if !self.store.geometry().holds(span) {
-            self.nack(at);
-            return;
-        }
-        if let Some(standing) = self.standing() {
-            standing.open.insert(at);
-            standing.digests.insert(at, asked);
-        }
-        self.works.add(Owner::Stream(at), Job::Digest(span), &self.store, true, 0);
-    }
-
-    /// A range was read; `None`: it can not be.
-    pub(super) fn stream_digest(&mut self, at: Sequence, found: Option<Digest>) {
-        let Some(standing) = self.standing() else { return };
-        let Some(asked) = standing.digests.remove(&at) else { return };
-        let same = found == Some(asked.digest);
-        if asked.verifies && !same {
-            self.differs(asked.span);
-        }
-        let found = found.filter(|_| asked.verifies);
-        let message = if same { Message::Same } else { Message::Differs { found } };
-        let Some(standing) = self.standing() else { return };
-        let (link, frame) = (standing.link, standing.frame(at, message));
-        self.out.push(Effect::Send { link, frame });
-        self.ended(at);
-    }
-
-    /// One of both copies is not what was written. Whoever leads next is told of it by the marks; nobody counts this replica as
-    /// one that has everything.
-    fn differs(&mut self, span: Span) {
-        for slot in self.store.slots() {
-            self.store.mark(slot, span);
-        }
-        if let Role::Standby(standby) = &mut self.role {
-            standby.caught_up = None;
-            standby.session.iter_mut().for_each(|standing| (standing.in_sync, standing.equal) = (false, None));
-        }
-    }
-
-    /// A range that the primary cannot read; `None`: nor can this replica.
-    pub(super) fn stream_read(&mut self, at: Sequence, data: Option<Bytes>) {
-        let Some(standing) = self.standing() else { return };
-        let (link, frame) = (standing.link, standing.frame(at, Message::Fetched { data }));
-        self.out.push(Effect::Send { link, frame });
         self.ended(at);
     }
 

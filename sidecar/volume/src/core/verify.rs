@@ -131,13 +131,15 @@ impl Primary {
 impl Replica {
     pub(super) fn begin_verify(&mut self, volume: Option<VolumeNo>, bytes_s: u64, now: Moment) {
         let sizes = self.store.geometry().volumes().to_vec();
-        let volumes: Vec<VolumeNo> =
-            (0..).zip(&sizes).map(|(number, _)| VolumeNo(number)).filter(|one| volume.is_none_or(|only| only == *one)).collect();
+        let volumes: Vec<VolumeNo> = (0..)
+            .zip(&sizes)
+            .map(|(number, _)| VolumeNo(number))
+            .filter(|one| volume.is_none_or(|only| only == *one))
+            .collect();
         let Role::Leading(primary) = &mut self.role else { return };
         let targets = primary.peers.iter().filter(|(_, peer)| peer.is_comparable());
-        let targets: BTreeMap<Slot, (Session, usize)> = targets
-            .filter_map(|(slot, peer)| Some((*slot, (peer.dialogue.as_ref()?.session, 0))))
-            .collect();
+        let targets: BTreeMap<Slot, (Session, usize)> =
+            targets.filter_map(|(slot, peer)| Some((*slot, (peer.dialogue.as_ref()?.session, 0)))).collect();
         let compared = |slot: &Slot| Compared {
             peer: primary.peers[slot].incarnation.clone(),
             compared_bytes: 0,

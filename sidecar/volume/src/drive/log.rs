@@ -60,13 +60,23 @@ impl Log {
                 }
             }
             Notice::Repaired { span } => {
-                tracing::debug!(volume = self.name(span), offset = span.at, bytes = span.len, "what could not be read was written anew");
+                tracing::debug!(
+                    volume = self.name(span),
+                    offset = span.at,
+                    bytes = span.len,
+                    "what could not be read was written anew"
+                );
             }
             Notice::Unreadable { span } => {
                 if let Some(untold) = self.unreadable.is_due(clock::now()) {
                     let volume = self.name(span);
-                    tracing::error!(volume, offset = span.at, bytes = span.len, untold,
-                        "the local disk could not read, and no replica in step could: the error went to whoever asked; replace the disk");
+                    tracing::error!(
+                        volume,
+                        offset = span.at,
+                        bytes = span.len,
+                        untold,
+                        "the local disk could not read, and no replica in step could: the error went to whoever asked; replace the disk"
+                    );
                 }
             }
         }
@@ -118,7 +128,8 @@ mod tests {
     #[test]
     fn a_disk_that_fails_each_read_is_told_of_now_and_then() {
         let (mut told, begin) = (Told::default(), Moment::default());
-        let lines: Vec<u64> = (0..30_000).step_by(1_000).filter_map(|ms| told.is_due(begin.after(Millis(ms)))).collect();
+        let lines: Vec<u64> =
+            (0..30_000).step_by(1_000).filter_map(|ms| told.is_due(begin.after(Millis(ms)))).collect();
         assert_eq!(lines, [0, 9, 9]);
     }
 }

@@ -60,7 +60,8 @@ async fn verify<F: Fn() -> Result<Operated, String>>(State(find): State<F>, Json
     let number = |name: &String| {
         let at = operated.names.iter().position(|known| known == name);
         let known = operated.names.join(", ");
-        let unknown = || refused(StatusCode::NOT_FOUND, format!("there is no volume {name:?} here; there are: {known}"));
+        let unknown =
+            || refused(StatusCode::NOT_FOUND, format!("there is no volume {name:?} here; there are: {known}"));
         at.and_then(|at| u32::try_from(at).ok()).map(VolumeNo).ok_or_else(unknown)
     };
     let volume = asked.volume.as_ref().map(number).transpose()?;

@@ -12,7 +12,11 @@ pub fn lines(verification: &Value, name: impl Fn(&str) -> String) -> Vec<String>
     let volumes = list(verification, "volumes").iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
     let total = number(verification, "total_bytes");
     let when = match verification["ended_ms_ago"].as_u64() {
-        None => format!("at {}/s, since {}", bytes(number(verification, "bytes_s")), age(number(verification, "began_ms_ago"))),
+        None => format!(
+            "at {}/s, since {}",
+            bytes(number(verification, "bytes_s")),
+            age(number(verification, "began_ms_ago"))
+        ),
         Some(ago) => format!("ended {} ago", age(ago)),
     };
     let mut lines = vec![format!("verification of {volumes} ({}): {when}", bytes(total))];
@@ -26,7 +30,9 @@ pub fn lines(verification: &Value, name: impl Fn(&str) -> String) -> Vec<String>
     }
     let unreadable = number(verification, "unreadable_chunks");
     if unreadable > 0 {
-        lines.push(format!("  {unreadable} chunks could not be read here and were compared with nobody: replace this disk"));
+        lines.push(format!(
+            "  {unreadable} chunks could not be read here and were compared with nobody: replace this disk"
+        ));
     }
     let differences = list(verification, "differences");
     for difference in differences.iter().take(SHOWN) {

@@ -1,8 +1,8 @@
 //! `leasehold volume verify`, `resync` and `forget-peer`: what an operator types.
 
 use super::routes::{Done, Replica, Verify};
-use super::socket::{self, SocketError};
 use super::show;
+use super::socket::{self, SocketError};
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -168,7 +168,8 @@ fn node_of(status: &Value, incarnation: &str) -> String {
 
 /// The replica of a node, or the one with this very name.
 fn replica_of(status: &Value, asked: &str) -> Result<String, VerbError> {
-    let by_node = list(status, "/peers").find(|peer| peer["node"] == asked).and_then(|peer| peer["incarnation"].as_str());
+    let by_node =
+        list(status, "/peers").find(|peer| peer["node"] == asked).and_then(|peer| peer["incarnation"].as_str());
     let replicas: Vec<&str> = list(status, "/volumes/peers").filter_map(|peer| peer["incarnation"].as_str()).collect();
     let found = by_node.or_else(|| replicas.iter().copied().find(|replica| *replica == asked));
     found.map(str::to_owned).ok_or_else(|| {

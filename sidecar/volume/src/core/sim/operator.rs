@@ -107,7 +107,9 @@ impl World {
         for compared in verification.peers.iter().filter(|compared| compared.extent == Extent::Whole) {
             let peer = self.number(&compared.peer);
             let slot = store.superblock().slot_of(&compared.peer).expect("it was compared");
-            for (extent, bit) in (0..store.geometry().extents()).flat_map(|extent| (0..64).map(move |bit| (extent, bit))) {
+            for (extent, bit) in
+                (0..store.geometry().extents()).flat_map(|extent| (0..64).map(move |bit| (extent, bit)))
+            {
                 if store.geometry().full(extent) & 1 << bit == 0 || store.marked(slot, extent) & 1 << bit != 0 {
                     continue;
                 }
