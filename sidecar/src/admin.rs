@@ -91,3 +91,32 @@ async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state_dir::tests::Scratch;
+    use serde_json::Value;
+    use volume::operate::socket::tell;
+
+    /// A node that is not there yet has no volumes to command, and says what it waits for.
+    #[tokio::test]
+    async fn a_command_to_a_node_that_waits_is_refused_with_what_it_waits_for() {
+        let folder = Scratch::new();
+        let path = folder.path().join("node.sock");
+        let shown = watch::Sender::new(Shown::Waiting {
+            node: NodeId::new("a").expect("a name"),
+            cluster: ClusterId::new("web").expect("a name"),
+            what: "instance metadata",
+            since: clock::now(),
+            problem: None,
+        });
+        let listener = open(&path).await.expect("a socket");
+        tokio::spawn(serve(listener, shown.subscribe()));
+        let told = tell::<Value>(&path, "/volumes/verify", &json!({"volume": null})).await.expect_err("not yet");
+        assert_eq!(told.to_string(), "the node is waiting for instance metadata: its volumes are not there yet");
+        assert_eq!(ask(&path).await.expect("a status")["waiting"]["what"], "instance metadata");
+        let unknown = tell::<Value>(&path, "/volumes/verify", &json!({"volumes": "data"})).await.expect_err("a typo");
+        assert!(unknown.to_string().contains("422"), "{unknown}");
+    }
+}

@@ -362,6 +362,7 @@ mod tests {
             .volumes
             .expect("one");
         assert_eq!((volumes.listen, volumes.metadata), (default_volumes_listen(), None));
+        assert_eq!(volumes.verify_mib_s, 32);
         assert_eq!(volumes.volumes[0].socket.as_deref(), Some(Path::new("/run/leasehold/data.sock")));
         assert_eq!(volumes.volumes[0].device, None);
         let volumes = read(&format!("{least}[[volume]]\nname='data'\nbacking='/dev/nvme1n1'\ndevice='db'"))
@@ -370,10 +371,11 @@ mod tests {
             .expect("one");
         assert_eq!(volumes.volumes[0].socket, None, "who asks for a device has it alone");
         assert_eq!(volumes.volumes[0].device.as_ref().map(ToString::to_string), Some("db".into()));
-        let wrong = "[volumes]\nlisten='7401'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'";
+        let wrong = "[volumes]\nlisten='7401'\nverify_mib_s=0\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'";
         let told = read(&format!("{least}{wrong}")).expect_err("many mistakes").to_string();
         for part in [
             "volumes.listen",
+            "volumes.verify_mib_s = 0: MiB a second, from 1",
             "volume[0].name",
             "volume[0].backing",
             "volume[1].device",
