@@ -290,7 +290,7 @@ pub struct Report {
     /// As holder: whose copies have all that was ever completed here. Nothing is completed without them until the node has
     /// answered the report in which one is missing.
     pub mirrored: BTreeSet<Incarnation>,
-    /// Members of `need` that hold up what waits to be completed: the node is asked to shrink them out.
+    /// Members of `need` that hold up what waits to be completed, or that are known to differ: the node is asked to shrink them out.
     pub missing: BTreeSet<Incarnation>,
     /// A peer has promised a higher epoch than this node's.
     pub fenced_by: Option<Epoch>,

@@ -74,7 +74,8 @@ impl Replica {
             return false;
         }
         let Some(span) = self.works.hold(io) else { return false };
-        if self.failed || self.server(0).is_none() {
+        // Longer than a frame may be: nobody asks so much at once.
+        if self.failed || span.len > BYTES_MAX || self.server(0).is_none() {
             self.unreadable(io, span);
             return true;
         }
