@@ -12,47 +12,12 @@ use lease::ids::{ClusterId, NodeId};
 use lease::time::Moment;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-
-/// The largest answer that the client takes.
-const ANSWER_MAX_BYTES: u64 = 1024 * 1024;
-
-#[derive(Debug, thiserror::Error)]
-pub enum AdminError {
-    #[error("{}: {error}; is the daemon running, and is this its [admin].socket?", path.display())]
-    NoDaemon { path: PathBuf, error: std::io::Error },
-    #[error("{}: a socket of another daemon that still answers", path.display())]
-    Taken { path: PathBuf },
-    #[error("{}: {error}", path.display())]
-    Io { path: PathBuf, error: std::io::Error },
-    #[error("{}: not an answer of this program: {problem}", path.display())]
-    Answer { path: PathBuf, problem: String },
-}
-
-/// Opens the socket, readable and writable for its owner only. A dead daemon's is replaced.
-///
-/// # Errors
-/// [`AdminError::Taken`] where another daemon answers on it.
-pub async fn open(path: &Path) -> Result<UnixListener, AdminError> {
-    let io = |error| AdminError::Io { path: path.to_owned(), error };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(io)?;
-    }
-    if path.exists() {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(AdminError::Taken { path: path.to_owned() });
-        }
-        std::fs::remove_file(path).map_err(io)?;
-    }
-    let listener = UnixListener::bind(path).map_err(io)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(io)?;
-    Ok(listener)
-}
+use volume::operate::Operated;
+use volume::operate::routes::commands;
+pub use volume::operate::socket::{SocketError as AdminError, ask, open};
 
 /// What there is to show.
 #[derive(Clone, Debug)]
@@ -70,8 +35,19 @@ pub enum Shown {
 
 /// Answers the operator, for good.
 pub async fn serve(listener: UnixListener, shown: watch::Receiver<Shown>) -> std::io::Result<()> {
-    let routes = Router::new().route("/status", get(status)).route("/healthz", get(health)).with_state(shown);
-    axum::serve(listener, routes).await
+    let routes = Router::new().route("/status", get(status)).route("/healthz", get(health)).with_state(shown.clone());
+    axum::serve(listener, routes.merge(commands(move || volumes(&shown)))).await
+}
+
+/// What commands are for; or why there is nothing to command.
+fn volumes(shown: &watch::Receiver<Shown>) -> Result<Operated, String> {
+    match &*shown.borrow() {
+        Shown::Waiting { what, .. } => Err(format!("the node is waiting for {what}: its volumes are not there yet")),
+        Shown::Running(sources) => {
+            let none = || format!("{} has no volumes: its configuration names none", sources.me.node);
+            sources.volumes.clone().ok_or_else(none)
+        }
+    }
 }
 
 /// Answers Prometheus, for good.
@@ -116,26 +92,31 @@ async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
     }
 }
 
-/// Asks the daemon behind `socket` for its status.
-///
-/// # Errors
-/// [`AdminError`].
-pub async fn ask(socket: &Path) -> Result<serde_json::Value, AdminError> {
-    let mut stream =
-        UnixStream::connect(socket).await.map_err(|error| AdminError::NoDaemon { path: socket.to_owned(), error })?;
-    let mut answer = Vec::new();
-    // Version 1.0: the answer ends with the connection, and is not cut into chunks.
-    let talk = async {
-        stream.write_all(b"GET /status HTTP/1.0\r\nHost: leasehold\r\n\r\n").await?;
-        stream.take(ANSWER_MAX_BYTES).read_to_end(&mut answer).await
-    };
-    talk.await.map_err(|error| AdminError::Io { path: socket.to_owned(), error })?;
-    let answer = String::from_utf8_lossy(&answer);
-    let no_answer = |problem: String| AdminError::Answer { path: socket.to_owned(), problem };
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| no_answer("no HTTP".into()))?;
-    let first = head.lines().next().unwrap_or_default();
-    if first.split(' ').nth(1) != Some("200") {
-        return Err(no_answer(first.into()));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state_dir::tests::Scratch;
+    use serde_json::Value;
+    use volume::operate::socket::tell;
+
+    /// A node that is not there yet has no volumes to command, and says what it waits for.
+    #[tokio::test]
+    async fn a_command_to_a_node_that_waits_is_refused_with_what_it_waits_for() {
+        let folder = Scratch::new();
+        let path = folder.path().join("node.sock");
+        let shown = watch::Sender::new(Shown::Waiting {
+            node: NodeId::new("a").expect("a name"),
+            cluster: ClusterId::new("web").expect("a name"),
+            what: "instance metadata",
+            since: clock::now(),
+            problem: None,
+        });
+        let listener = open(&path).await.expect("a socket");
+        tokio::spawn(serve(listener, shown.subscribe()));
+        let told = tell::<Value>(&path, "/volumes/verify", &json!({"volume": null})).await.expect_err("not yet");
+        assert_eq!(told.to_string(), "the node is waiting for instance metadata: its volumes are not there yet");
+        assert_eq!(ask(&path).await.expect("a status")["waiting"]["what"], "instance metadata");
+        let unknown = tell::<Value>(&path, "/volumes/verify", &json!({"volumes": "data"})).await.expect_err("a typo");
+        assert!(unknown.to_string().contains("422"), "{unknown}");
     }
-    serde_json::from_str(body).map_err(|error| no_answer(error.to_string()))
 }

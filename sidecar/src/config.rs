@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use volume::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST};
 
 /// `node.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct VolumesConfig {
     pub listen: SocketAddr,
     /// A file for the metadata; by default the end of the first backing.
     pub metadata: Option<PathBuf>,
+    /// How fast a verification reads, in MiB a second, on each node that it compares.
+    pub verify_mib_s: u64,
     pub volumes: Vec<VolumeConfig>,
 }
 
@@ -117,8 +120,10 @@ impl NodeConfig {
         let admin_socket = top.table("admin", |admin| admin.required("socket", "the socket's path", absolute));
         let cgroup = top.table("workload", |workload| workload.optional("cgroup", absolute));
         let fence = top.table("fence", |fence| fence.required("command", "the command that reboots", command));
-        let group = top
-            .table("volumes", |group| Some((group.optional("listen", socket), group.optional("metadata", absolute))));
+        let group = top.table("volumes", |group| {
+            let (listen, metadata) = (group.optional("listen", socket), group.optional("metadata", absolute));
+            Some((listen, metadata, group.optional("verify_mib_s", verify_rate)))
+        });
         let volumes = top.tables("volume", volume);
         if volumes.iter().map(|volume| &volume.name).collect::<BTreeSet<_>>().len() != volumes.len() {
             top.bad("volume", "each volume needs its own name");
@@ -152,8 +157,9 @@ impl NodeConfig {
                 cgroup,
                 fence,
                 volumes: (!volumes.is_empty()).then(|| {
-                    let (listen, metadata) = group.unwrap_or_default();
-                    VolumesConfig { listen: listen.unwrap_or_else(default_volumes_listen), metadata, volumes }
+                    let (listen, metadata, verify) = group.unwrap_or_default();
+                    let listen = listen.unwrap_or_else(default_volumes_listen);
+                    VolumesConfig { listen, metadata, verify_mib_s: verify.unwrap_or(VERIFY_MIB_S), volumes }
                 }),
                 resources,
             }),
@@ -163,7 +169,7 @@ impl NodeConfig {
 }
 
 /// Where the admin socket is unless the configuration says otherwise; the operator's verbs look there.
-pub const DEFAULT_SOCKET: &str = "/run/leasehold/node.sock";
+pub const DEFAULT_SOCKET: &str = volume::operate::socket::DEFAULT;
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7400))
@@ -171,6 +177,13 @@ fn default_listen() -> SocketAddr {
 
 fn default_volumes_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7401))
+}
+
+fn verify_rate(value: &Value) -> Result<u64, String> {
+    let rate = number(value)?;
+    let allowed = VERIFY_MIB_S_LEAST..=VERIFY_MIB_S_MOST;
+    let why = || format!("MiB a second, from {VERIFY_MIB_S_LEAST} (slower, it never ends) to {VERIFY_MIB_S_MOST}");
+    allowed.contains(&rate).then_some(rate).ok_or_else(why)
 }
 
 fn volume(fields: &mut Fields<'_>) -> Option<VolumeConfig> {
@@ -349,6 +362,7 @@ mod tests {
             .volumes
             .expect("one");
         assert_eq!((volumes.listen, volumes.metadata), (default_volumes_listen(), None));
+        assert_eq!(volumes.verify_mib_s, 32);
         assert_eq!(volumes.volumes[0].socket.as_deref(), Some(Path::new("/run/leasehold/data.sock")));
         assert_eq!(volumes.volumes[0].device, None);
         let volumes = read(&format!("{least}[[volume]]\nname='data'\nbacking='/dev/nvme1n1'\ndevice='db'"))
@@ -357,10 +371,11 @@ mod tests {
             .expect("one");
         assert_eq!(volumes.volumes[0].socket, None, "who asks for a device has it alone");
         assert_eq!(volumes.volumes[0].device.as_ref().map(ToString::to_string), Some("db".into()));
-        let wrong = "[volumes]\nlisten='7401'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'";
+        let wrong = "[volumes]\nlisten='7401'\nverify_mib_s=0\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'";
         let told = read(&format!("{least}{wrong}")).expect_err("many mistakes").to_string();
         for part in [
             "volumes.listen",
+            "volumes.verify_mib_s = 0: MiB a second, from 1",
             "volume[0].name",
             "volume[0].backing",
             "volume[1].device",

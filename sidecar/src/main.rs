@@ -8,6 +8,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+use volume::operate::verbs;
 
 /// High availability for EC2 instances: a lease, an address and a workload that only the lease's holder runs.
 #[derive(Debug, Parser)]
@@ -72,6 +73,9 @@ enum VolumeVerb {
         #[arg(long)]
         watch: bool,
     },
+    Verify(verbs::VerifyArgs),
+    Resync(verbs::ResyncArgs),
+    ForgetPeer(verbs::ForgetArgs),
     /// Tell what a replica that is not in use remembers
     DumpMetadata(volume::create::Which),
 }
@@ -116,12 +120,21 @@ fn start(verb: Verb) -> anyhow::Result<ExitCode> {
                 }
                 VolumeVerb::Create(args) => volume::create::run(&args)?,
                 VolumeVerb::DumpMetadata(which) => volume::create::dump(&which)?,
+                VolumeVerb::Verify(args) => return asks(verbs::verify(args)),
+                VolumeVerb::Resync(args) => return asks(verbs::resync(args)),
+                VolumeVerb::ForgetPeer(args) => return asks(verbs::forget(args)),
                 VolumeVerb::Status { socket, json, watch } => return volume_status(&socket, json, watch),
             }
             Ok(ExitCode::SUCCESS)
         }
         Verb::Launch { cgroup, command } => Err(resources::command::launch(&cgroup, &command).into()),
     }
+}
+
+/// A verb that asks the running daemon.
+fn asks(verb: impl Future<Output = Result<ExitCode, verbs::VerbError>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(verb)?)
 }
 
 /// 0: well; 2: something needs an operator.

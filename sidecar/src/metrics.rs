@@ -29,7 +29,7 @@ const ROLES: [&str; 12] = [
     "fenced",
     "gone",
 ];
-const PEER_STATES: [&str; 5] = ["away", "meeting", "copying", "in step", "diverged"];
+const PEER_STATES: [&str; 6] = ["away", "meeting", "copying", "in step", "differs", "diverged"];
 const RESOURCE_STATES: [&str; 5] = ["stopped", "starting", "running", "failed", "stopping"];
 
 /// A registry whose one collector reads `sources`.
@@ -209,7 +209,26 @@ impl Reader {
         page.gauges("volumes_peer_state", "As holder: each other replica's state, 1 for the one it has", states)?;
         let behind =
             survey.peers.iter().map(|peer| (vec![("replica", peer.incarnation.as_str())], real(peer.behind_bytes)));
-        page.gauges("volumes_peer_behind_bytes", "As holder: what each other replica may lack at the most", behind)
+        page.gauges("volumes_peer_behind_bytes", "As holder: what each other replica may lack at the most", behind)?;
+        let tally = survey.tally;
+        page.counter("volumes_verified_bytes", "Compared with another replica's, by its holder", tally.compared_bytes)?;
+        page.counter(
+            "volumes_differing_chunks",
+            "Chunks that a verification found to differ from another replica's",
+            tally.differing_chunks,
+        )?;
+        page.counter(
+            "volumes_reads_served_by_peers",
+            "Reads that the local disk failed and a peer served",
+            tally.reads_served,
+        )?;
+        page.counter("volumes_reads_repaired", "Those that were written to the local disk anew", tally.reads_repaired)?;
+        page.counter("volumes_reads_failed", "Reads that the local disk failed and nobody served", tally.reads_failed)?;
+        let under_way = survey.verification.as_ref().is_some_and(|verification| verification.ended.is_none());
+        page.gauge("volumes_verification_under_way", "1 while a verification is under way", flag(under_way))?;
+        let ended = survey.verification.and_then(|verification| verification.ended);
+        let ages = ended.map(|ended| (Vec::new(), seconds(clock::now().shortest_since(ended))));
+        page.gauges("volumes_verification_age_seconds", "Since the last verification ended, once one has", ages)
     }
 
     fn costs(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -6,7 +6,6 @@ use crate::clock;
 use crate::peers::Peers;
 use crate::peers::board::PeerState;
 use crate::snapshot::Snapshot;
-use crate::volumes;
 use lease::config::ClusterConfig;
 use lease::heartbeat::ResourceHealth;
 use lease::record::Holder;
@@ -18,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
+use volume::operate::Operated;
 
 /// Where everything that is shown comes from.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Sources {
     pub peers: Arc<Peers>,
     /// Of each client: the row's reader, the row's writer, the heartbeat's.
     pub requests: Vec<Arc<Requests>>,
-    pub volumes: Option<volumes::Shown>,
+    pub volumes: Option<Operated>,
     pub events: Arc<bus::Counts>,
 }
 
@@ -110,7 +110,7 @@ impl Sources {
             },
             "resources": *self.health.borrow(),
             "peers": peers,
-            "volumes": self.volumes.as_ref().map(volumes::Shown::status),
+            "volumes": self.volumes.as_ref().map(Operated::status),
             "refusals": self.peers.board().refusals(),
             "dynamodb": {"operations": dynamodb, "writes": writes, "reads": reads},
             "events": {

@@ -16,7 +16,6 @@ use crate::peers::tls;
 use crate::state_dir::{StateDir, StateError};
 use lease::ids::{Epoch, Incarnation, Lineage};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use volume::buffer::Pool;
-use volume::core::survey::Survey;
 use volume::core::{Event as Said, Report};
 use volume::drive::area::{AreaError, Files, Opened};
 use volume::drive::group::{DeviceExport, Export, Group, GroupError};
@@ -35,6 +33,7 @@ use volume::nbd::MEMORY_MAX_BYTES;
 use volume::nbd::connection::Farewell;
 use volume::nbd::listen::Place;
 use volume::nbd::server;
+use volume::operate::Operated;
 use volume::replicate::life;
 
 /// Which disks this state directory has known as which replica.
@@ -141,51 +140,13 @@ pub struct Heard {
     pub failed: Option<Event>,
 }
 
-/// What people are shown of them.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// Of each volume, in order.
-    pub names: Vec<String>,
-    pub survey: watch::Receiver<Survey>,
-}
-
-impl Shown {
-    /// For people and programs.
-    #[must_use]
-    pub fn status(&self) -> serde_json::Value {
-        let survey = self.survey.borrow().clone();
-        let volumes: Vec<_> = (self.names.iter().zip(&survey.sizes_bytes))
-            .map(|(name, bytes)| json!({"name": name, "bytes": bytes}))
-            .collect();
-        let peers: Vec<_> = (survey.peers.iter())
-            .map(|peer| {
-                json!({
-                    "incarnation": peer.incarnation,
-                    "state": peer.state.to_string(),
-                    "behind_bytes": peer.behind_bytes,
-                    "copied_bytes_s": peer.copied_bytes_s,
-                })
-            })
-            .collect();
-        json!({
-            "volumes": volumes,
-            "leads": survey.leads,
-            "follows": survey.follows,
-            "consistent": survey.consistent,
-            "failed": survey.failed,
-            "stranger": survey.stranger,
-            "peers": peers,
-        })
-    }
-}
-
 /// The volumes at work, as the core has them.
 #[derive(Debug)]
 pub struct Volumes {
     group: Arc<Group>,
     admission: Arc<Admission>,
     leads: watch::Receiver<Option<Epoch>>,
-    shown: Shown,
+    shown: Operated,
     /// What was told last.
     lineage: Option<Lineage>,
     led: Option<Epoch>,
@@ -222,7 +183,7 @@ impl Volumes {
         let led = leads.subscribe();
         let survey = watch::Sender::default();
         let names = config.volumes.iter().map(|volume| volume.name.clone()).collect();
-        let shown = Shown { names, survey: survey.subscribe() };
+        let shown = survey.subscribe();
         let exports = (0..).zip(&config.volumes).map(|(number, volume)| export(VolumeNo(number), volume)).collect();
         let parts = Parts {
             opened,
@@ -236,6 +197,8 @@ impl Volumes {
             survey,
         };
         let group = Arc::new(Group::start(parts, tell).await?);
+        let commander = group.commander();
+        let shown = Operated { names, survey: shown, commander, verify_mib_s: config.verify_mib_s };
         let volumes = Self {
             group,
             admission,
@@ -259,9 +222,9 @@ impl Volumes {
         self.leads.clone()
     }
 
-    /// What people are shown of them.
+    /// What people are shown of them, and ask of them.
     #[must_use]
-    pub fn shown(&self) -> Shown {
+    pub fn shown(&self) -> Operated {
         self.shown.clone()
     }
 
@@ -398,6 +361,7 @@ mod tests {
         VolumesConfig {
             listen: "127.0.0.1:0".parse().expect("an address"),
             metadata: Some(folder.join("metadata")),
+            verify_mib_s: volume::operate::VERIFY_MIB_S,
             volumes: vec![VolumeConfig { name: "data".into(), backing, socket: Some(socket), device: None }],
         }
     }

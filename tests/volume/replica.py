@@ -6,10 +6,12 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 from .server import BINARY, run
 
@@ -22,7 +24,7 @@ class Replica:
     def __init__(self, folder: Path, name: str, *, size: int = 16 << 20, lineage: str = "test", create: bool = True, log: str = "debug"):
         self.folder, self.name, self.log_filter = folder, name, log
         self.backing, self.metadata = folder / f"{name}.img", folder / f"{name}.meta"
-        self.socket, self.log = folder / f"{name}.sock", folder / f"{name}.log"
+        self.socket, self.log, self.admin = folder / f"{name}.sock", folder / f"{name}.log", folder / f"{name}.adm"
         self.port = 0
         self.process: subprocess.Popen[str] | None = None
         self.heard: list[str] = []
@@ -35,7 +37,7 @@ class Replica:
     def _start(self, *args: str) -> None:
         self.heard = []
         with self.log.open("a") as log:
-            self.process = subprocess.Popen([str(BINARY), "serve", "--backing", str(self.backing), "--metadata", str(self.metadata), *args],
+            self.process = subprocess.Popen([str(BINARY), "serve", "--backing", str(self.backing), "--metadata", str(self.metadata), "--admin", str(self.admin), *args],
                                             stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, env={**os.environ, "LEASEHOLD_LOG": self.log_filter})
 
     def follow(self) -> Replica:
@@ -75,6 +77,18 @@ class Replica:
     def kill(self) -> None:
         assert self.end(signal.SIGKILL) == -signal.SIGKILL
 
+    def ask(self, verb: str, *args: str | Path, code: int | None = 0) -> str:
+        """What a verb says that asks the running process."""
+        return run(BINARY, verb, *args, "--socket", self.admin, code=code)
+
+    def status(self) -> dict[str, Any]:
+        """As its admin socket tells it."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.admin))
+            client.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        return json.loads(answer.partition(b"\r\n\r\n")[2])["volumes"]
+
     def uri(self) -> str:
         return f"nbd+unix:///?socket={self.socket}"
 
@@ -90,9 +104,9 @@ class Replica:
 # told to, or when the server is gone.
 WRITER = """
 import json, nbd, random, select, sys
-uri, seed, depth = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+uri, seed, depth, blocks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 h = nbd.NBD(); h.connect_uri(uri)
-rng, blocks, number = random.Random(seed), h.get_size() // 4096, seed * 1_000_000
+rng, blocks, number = random.Random(seed), blocks or h.get_size() // 4096, seed * 1_000_000
 under_way = {}
 try:
     while not select.select([sys.stdin], [], [], 0)[0]:
@@ -120,12 +134,12 @@ except nbd.Error:
 
 
 class Writer:
-    """A client that writes, and what it was told."""
+    """A client that writes, and what it was told. `blocks`: only to so many of 4 KiB, from the first on; 0: to all."""
 
-    def __init__(self, replica: Replica, seed: int, depth: int = 8):
+    def __init__(self, replica: Replica, seed: int, depth: int = 8, blocks: int = 0):
         self.log = replica.folder / f"writer-{seed}.log"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(["/usr/bin/python3", "-c", textwrap.dedent(WRITER), replica.uri(), str(seed), str(depth)], stdin=subprocess.PIPE, stdout=log)
+            self.process = subprocess.Popen(["/usr/bin/python3", "-c", textwrap.dedent(WRITER), replica.uri(), str(seed), str(depth), str(blocks)], stdin=subprocess.PIPE, stdout=log)
 
     def acknowledged(self) -> int:
         return self.log.read_text().count('"done"')

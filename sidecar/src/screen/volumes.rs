@@ -3,6 +3,7 @@
 use super::{list, name_of, number, text};
 use serde_json::Value;
 use std::fmt::Write as _;
+use volume::operate::show::{self, bytes};
 
 /// Characters of a full bar.
 const BAR: usize = 30;
@@ -25,6 +26,11 @@ pub fn page(status: &Value) -> String {
         let bar = if text(peer, "/state") == "copying" { format!("{}  ", bar(volumes, peer)) } else { String::new() };
         let name = name_of(status, text(peer, "/incarnation"));
         let _ = writeln!(out, "  {name:<10} {bar}{}", there(peer));
+    }
+    if let Some(verification) = volumes.get("verification").filter(|verification| verification.is_object()) {
+        for line in show::lines(verification, |incarnation| name_of(status, incarnation)) {
+            let _ = writeln!(out, "{line}");
+        }
     }
     for trouble in troubles(status) {
         let _ = writeln!(out, "  !! {trouble}");
@@ -59,6 +65,25 @@ pub(super) fn troubles(status: &Value) -> Vec<String> {
         let name = name_of(status, text(peer, "/incarnation"));
         found.push(format!(
             "{name} and this node both hold writes that the other never had, and both are kept: decide which one counts, and create the other's replica anew"
+        ));
+    }
+    for peer in list(volumes, "/peers").iter().filter(|peer| text(peer, "/state") == "differs") {
+        let name = name_of(status, text(peer, "/incarnation"));
+        found.push(format!(
+            "{name} and this node differ where they must be the same: {name} is not failed over to. Decide which one is right; \
+             `leasehold volume resync {name}` copies this node's over it"
+        ));
+    }
+    let served = number(volumes, "/reads_served_by_peers");
+    if served > 0 {
+        found.push(format!(
+            "this node's disk failed {served} reads since its daemon began: a peer served them; replace the disk if there are more"
+        ));
+    }
+    let failed = number(volumes, "/reads_failed");
+    if failed > 0 {
+        found.push(format!(
+            "{failed} reads failed here, and no peer in step could serve them: replace this node's disk"
         ));
     }
     found
@@ -98,17 +123,6 @@ fn bar(volumes: &Value, peer: &Value) -> String {
     let share = had * 1_000 / u128::from(all.max(1));
     let full = usize::try_from(share).unwrap_or(1_000) * BAR / 1_000;
     format!("[{}{}] {}.{} %", "#".repeat(full), ".".repeat(BAR - full), share / 10, share % 10)
-}
-
-/// In the largest unit of which there is one.
-fn bytes(count: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let unit = ((64 - count.leading_zeros()).saturating_sub(1) / 10).min(4) as usize;
-    let tenths = (u128::from(count) * 10) >> (10 * unit);
-    match unit {
-        0 => format!("{count} B"),
-        _ => format!("{}.{} {}", tenths / 10, tenths % 10, units[unit]),
-    }
 }
 
 #[cfg(test)]
@@ -157,8 +171,18 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_told_in_their_own_unit() {
-        let told = [0, 1_023, 1_024, 65_536, 1 << 30, 3 << 40, u64::MAX].map(bytes);
-        assert_eq!(told, ["0 B", "1023 B", "1.0 KiB", "64.0 KiB", "1.0 GiB", "3.0 TiB", "16777215.9 TiB"]);
+    fn a_verification_is_shown_and_a_copy_that_differs_is_a_trouble() {
+        let mut status =
+            status(&json!({"incarnation": "bbbb", "state": "differs", "behind_bytes": 65_536, "copied_bytes_s": null}));
+        status["volumes"]["verification"] = json!({
+            "volumes": ["data"], "total_bytes": 8_u64 << 30, "ended_ms_ago": 1_000,
+            "peers": [{"incarnation": "bbbb", "compared_bytes": 8_u64 << 30, "differing_chunks": 1, "extent": "whole"}],
+        });
+        status["volumes"]["reads_failed"] = json!(3);
+        let page = page(&status);
+        assert!(page.contains("\n  b: whole, 100.0 % compared, 1 chunks DIFFER\n"), "{page}");
+        assert!(page.contains("!! b and this node differ where they must be the same"), "{page}");
+        assert!(page.contains("leasehold volume resync b"), "{page}");
+        assert!(page.contains("!! 3 reads failed"), "{page}");
     }
 }

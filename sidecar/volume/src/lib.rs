@@ -5,6 +5,9 @@
 //!                                                                  └──▶ drive (core) ──▲──▶ wire ──▶ peers
 //! ```
 //!
+//! [`operate`] is what an operator asks of running volumes: status, verification, resync. What a verification does and what becomes of
+//! a copy that differs, how a read error is repaired, and what is not there (another size, above all) says [`core`].
+//!
 //! [`request`] is the border: a front end knows nothing of what is behind it, and the other way round.
 
 pub mod backing;
@@ -16,6 +19,7 @@ pub mod frontends;
 pub mod ids;
 pub mod metadata;
 pub mod nbd;
+pub mod operate;
 pub mod replicate;
 pub mod request;
 pub mod serve;

@@ -11,10 +11,13 @@ use crate::drive::group::{DeviceState, Export, Group, GroupError};
 use crate::drive::{Admission, Order, Parts, Security};
 use crate::ids::Life;
 use crate::metadata::DataState;
+use crate::operate::socket::{self, SocketError};
+use crate::operate::{Operated, routes};
 use lease::ids::{Epoch, Incarnation};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -26,6 +29,13 @@ const GAP: u64 = 1 << 32;
 pub enum Role {
     Leader { peers: Vec<SocketAddr>, export: Box<Export> },
     Standby { address: SocketAddr },
+}
+
+/// How an operator reaches it.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub socket: PathBuf,
+    pub verify_mib_s: u64,
 }
 
 /// Why a replica is not served, or not any more.
@@ -41,6 +51,8 @@ pub enum ReplicateError {
     NotWhole,
     #[error("a peer has promised epoch {0}: somebody else leads by now; follow it (--listen)")]
     Fenced(Epoch),
+    #[error("--admin: {0}")]
+    Admin(#[from] SocketError),
     #[error("--device: {0}")]
     Device(String),
     #[error("the disk or the metadata failed: see the log above; nothing was acknowledged that is not on it")]
@@ -58,6 +70,7 @@ pub async fn run(
     engine: Option<Engine>,
     write_through: bool,
     role: Role,
+    admin: Option<Admin>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ReplicateError> {
     let opened = files.open(engine, &Pool::default())?;
@@ -80,6 +93,9 @@ pub async fn run(
         Role::Leader { peers, export } => (Some(peers), vec![*export]),
         Role::Standby { .. } => (None, Vec::new()),
     };
+    let names = exports.iter().map(|export| export.config.name.clone()).chain([String::new()]).take(1).collect();
+    let survey = watch::Sender::default();
+    let shown = survey.subscribe();
     let mut device = exports.iter().find_map(|export| Some(export.device.as_ref()?.state.subscribe()));
     let incarnation = opened.store.superblock().incarnation.clone();
     let admission = Admission::closed();
@@ -92,9 +108,14 @@ pub async fn run(
         exports,
         admission: Arc::clone(&admission),
         leads: watch::Sender::new(None),
-        survey: watch::Sender::default(),
+        survey,
     };
     let group = Group::start(parts, tell).await?;
+    if let Some(Admin { socket, verify_mib_s }) = admin {
+        let listener = socket::open(&socket).await?;
+        let operated = Operated { names, survey: shown, commander: group.commander(), verify_mib_s };
+        tokio::spawn(async move { axum::serve(listener, routes::alone(operated)).await });
+    }
     let mut by_hand = ByHand { leads: None, need: BTreeSet::new(), told: Report::default() };
     match peers {
         Some(peers) => {

@@ -13,7 +13,8 @@ use crate::nbd::connection::Farewell;
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
 use crate::nbd::tls::{self, TlsError};
-use crate::replicate::{self, Role};
+use crate::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST};
+use crate::replicate::{self, Admin, Role};
 use crate::request::Volume;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -94,6 +95,12 @@ pub struct Args {
     /// The file of the replica's metadata, if it is not at the backing's own end
     #[arg(long, value_name = "FILE", requires = "replication")]
     pub metadata: Option<PathBuf>,
+    /// Be asked there by leasehold volume status, verify, resync and forget-peer: a UNIX socket, for this user (and root) only
+    #[arg(long, value_name = "PATH", requires = "replication")]
+    pub admin: Option<PathBuf>,
+    /// How fast a verification reads, in MiB a second, on each side
+    #[arg(long, value_name = "MIB", requires = "admin", default_value_t = VERIFY_MIB_S, value_parser = clap::value_parser!(u64).range(VERIFY_MIB_S_LEAST..=VERIFY_MIB_S_MOST))]
+    pub verify_rate: u64,
     /// Offer clients no volatile cache: each write is durable everywhere before it is answered
     #[arg(long, requires = "peer")]
     pub write_through: bool,
@@ -260,7 +267,8 @@ async fn replicated(
             Role::Leader { peers, export: Box::new(Export { volume: VolumeNo(0), places, config, device }) }
         }
     };
-    replicate::run(&files, args.engine, args.write_through, role, stop).await?;
+    let admin = args.admin.clone().map(|socket| Admin { socket, verify_mib_s: args.verify_rate });
+    replicate::run(&files, args.engine, args.write_through, role, admin, stop).await?;
     Ok(())
 }
 

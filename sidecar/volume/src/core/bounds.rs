@@ -1,5 +1,7 @@
 //! What a machine keeps, and how much of it there may be.
 
+use super::repair::REPAIRS_MAX;
+use super::verify::WINDOW;
 use super::{REQUESTS_MAX, RESYNC_WINDOW, RETAINED_WRITES, Replica, Role};
 use crate::ids::PEERS_MAX;
 
@@ -11,6 +13,8 @@ impl Replica {
     pub(crate) fn sizes(&self, requests: usize) -> Vec<(&'static str, usize, usize)> {
         assert!(requests <= REQUESTS_MAX, "no more are taken");
         let chunks = PEERS_MAX * RESYNC_WINDOW;
+        // What is asked of a standby beside the writes.
+        let asked = RESYNC_WINDOW + STATES + WINDOW + REPAIRS_MAX;
         match &self.role {
             Role::Leading(primary) => {
                 let ops = primary.ops.len();
@@ -21,10 +25,13 @@ impl Replica {
                     ("reads done", primary.reads_done.len(), requests),
                     ("flushes", primary.flushes.len(), requests),
                     ("heard of", primary.heard_of.len(), 0),
-                    ("works", self.works.len(), 2 * requests + 2 * chunks + 4),
+                    ("works", self.works.len(), 2 * requests + 2 * chunks + 4 + WINDOW + REPAIRS_MAX),
                 ];
+                let [fetches, under_way] = primary.repairs.sizes();
+                sizes.push(("failed reads", fetches, requests + chunks + WINDOW));
+                sizes.push(("repairs", under_way, REPAIRS_MAX));
                 for dialogue in primary.peers.values().filter_map(|peer| peer.dialogue.as_ref()) {
-                    sizes.push(("places", dialogue.places.len(), ops + RESYNC_WINDOW + STATES));
+                    sizes.push(("places", dialogue.places.len(), ops + asked));
                     sizes.push(("kept places", dialogue.kept.len(), ops));
                     sizes.push(("elders", dialogue.elders, ops));
                 }
@@ -38,11 +45,11 @@ impl Replica {
                 };
                 let copies = usize::from(self.store.geometry().slots()) * 64;
                 vec![
-                    ("queue", standing.queue.len(), RETAINED_WRITES + requests + RESYNC_WINDOW + STATES),
-                    ("open", standing.open.len(), RETAINED_WRITES + requests + RESYNC_WINDOW + 1),
+                    ("queue", standing.queue.len(), RETAINED_WRITES + requests + asked),
+                    ("open", standing.open.len(), RETAINED_WRITES + requests + asked),
                     ("ended and not told", standing.ended.len(), 0),
                     ("unsettled", standing.unsettled.len(), RETAINED_WRITES + requests + copies),
-                    ("digests", standing.digests.len(), RESYNC_WINDOW),
+                    ("digests", standing.digests.len(), RESYNC_WINDOW + WINDOW),
                 ]
             }
         }

@@ -5,13 +5,17 @@
 //!
 #![doc = include_str!("manual.md")]
 
+mod asked;
 #[cfg(test)]
 mod bounds;
+mod command;
+mod notice;
 #[cfg(test)]
 mod pace;
 mod peer;
 mod primary;
 mod ranges;
+mod repair;
 mod resync;
 pub mod rules;
 mod settle;
@@ -21,15 +25,20 @@ mod standby;
 pub mod survey;
 #[cfg(test)]
 mod told;
+#[cfg(test)]
+mod told_verify;
 mod verdict;
+pub mod verify;
 mod works;
 
+pub use command::{Command, Objection};
+pub use notice::{Notice, Tally};
 pub use verdict::verdict;
 pub use works::Io;
 
 use crate::ids::{Digest, Life, Span, VolumeNo};
 use crate::metadata::{Batch, DataState, Slot, Store, unclaimed};
-use crate::wire::{Bye, Frame, Introduction};
+use crate::wire::{Bye, FETCHES, Frame, Introduction};
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation, Lineage};
 use lease::time::{Millis, Moment};
@@ -209,6 +218,8 @@ pub enum Event {
     Belong {
         lineage: Lineage,
     },
+    /// An operator's wish; done if [`Replica::judge`] has nothing against it.
+    Command(Command),
     /// `Effect::Promise` of the node.
     Promise {
         epoch: Epoch,
@@ -259,6 +270,8 @@ pub enum Effect {
     },
     /// For the node's machine, before anything that follows from it.
     Report(Report),
+    /// For the log.
+    Tell(Notice),
 }
 
 /// What the node's machine is told: `Event::Replica` of the node, and what an operator asks.
@@ -277,7 +290,7 @@ pub struct Report {
     /// As holder: whose copies have all that was ever completed here. Nothing is completed without them until the node has
     /// answered the report in which one is missing.
     pub mirrored: BTreeSet<Incarnation>,
-    /// Members of `need` that hold up what waits to be completed: the node is asked to shrink them out.
+    /// Members of `need` that hold up what waits to be completed, or that are known to differ: the node is asked to shrink them out.
     pub missing: BTreeSet<Incarnation>,
     /// A peer has promised a higher epoch than this node's.
     pub fenced_by: Option<Epoch>,
@@ -342,6 +355,12 @@ pub(crate) enum Guard {
     TurnOnLetGo,
     /// A half image does not know the generation of what it lacks.
     ResyncFirst,
+    /// 11: who differs leaves the set.
+    SetApart,
+    /// 11: who differs is not copied over before somebody has asked.
+    AskFirst,
+    /// 10: what a peer had is not written over what is newer.
+    RepairUndone,
 }
 
 /// What a machine is told when it is made.
@@ -371,8 +390,17 @@ enum Owner {
         bit: u32,
         compare: bool,
     },
+    /// A chunk of a verification, by its number.
+    Verify {
+        run: u64,
+        span: Span,
+    },
+    /// What a peer had, written here again.
+    Repair(Span),
     /// A frame of the standby's stream.
     Stream(crate::ids::Sequence),
+    /// What the primary cannot read.
+    StreamRead(crate::ids::Sequence),
     /// The standby's flush, up to there.
     StreamFlush(crate::ids::Sequence),
 }
@@ -405,6 +433,10 @@ pub struct Replica {
     persisting: Option<Moment>,
     /// What recovery marked is a guess: compare before copying.
     guesses: bool,
+    /// The last verification here, and how many there were.
+    verification: Option<verify::Verification>,
+    verifications: u64,
+    tally: Tally,
     out: Vec<Effect>,
     #[cfg(test)]
     pub(crate) without: Option<Guard>,
@@ -429,6 +461,9 @@ impl Replica {
             stranger: false,
             persisting: None,
             guesses,
+            verification: None,
+            verifications: 0,
+            tally: Tally::default(),
             out: Vec::new(),
             #[cfg(test)]
             without: None,
@@ -461,6 +496,7 @@ impl Replica {
             // Admitted again since: whoever asked has given it up.
             Event::Close { .. } => {}
             Event::Belong { lineage } => self.belong(lineage),
+            Event::Command(command) => self.command(command, now),
             Event::Promise { epoch } => self.promise(epoch),
             Event::Lead { epoch, need } => self.lead(epoch, need, now),
             Event::Need { epoch, need, seen } => self.needed(epoch, need, seen),
@@ -555,7 +591,7 @@ impl Replica {
             incarnation: superblock.incarnation.clone(),
             life: self.setup.life,
             chunk_shift: superblock.geometry.chunk_shift(),
-            features: 0,
+            features: FETCHES,
             volumes: superblock.geometry.volumes().to_vec(),
         }
     }

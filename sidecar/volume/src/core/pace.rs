@@ -61,7 +61,7 @@ impl Pair {
                     let need = report.mirrored;
                     (at, Event::Need { epoch: Epoch(1), need, seen: report.number })
                 }
-                Effect::Report(_) | Effect::HangUp { .. } => continue,
+                Effect::Report(_) | Effect::HangUp { .. } | Effect::Tell(_) => continue,
             };
             self.sides[to].events.push_back(event);
         }

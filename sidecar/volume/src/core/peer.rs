@@ -4,14 +4,16 @@
 //!  away ──connected──▶ (HELLO) ──CAPS──▶ Promising ──PROMISED, verdict──▶ Resyncing ──no marks left──▶ Ending ──IN_SYNC──▶ InSync
 //!                                            └──the log holds all that it lacks: sent again──────────────▲
 //! ```
+//! Found to differ (see `verify`): InSync ──▶ Differing, until it has left the set. When it comes again it is
+//! Withheld: nothing is said to it. `resync` by an operator ends either, and it begins anew.
 
 use super::primary::{Op, Primary};
 use super::resync::Resync;
 use super::rules::{Basis, is_heard, tears_image};
-use super::{Effect, Guard, Job, Link, PING, Replica, Role, SILENCE, STALL, verdict};
-use crate::ids::{Generation, Life, Sequence, Session};
+use super::{Effect, Guard, Io, Job, Link, PING, Replica, Role, SILENCE, STALL, verdict};
+use crate::ids::{Digest, Generation, Life, Sequence, Session, Span};
 use crate::metadata::Slot;
-use crate::wire::{Bye, Frame, Introduction, Message, Verdict};
+use crate::wire::{Bye, FETCHES, Frame, Introduction, Message, Verdict};
 use lease::ids::Incarnation;
 use lease::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +36,9 @@ pub(super) struct Peer {
     pub(super) generation: Option<Generation>,
     /// Chunks that are being read for it, in this session or an earlier one.
     pub(super) reading: usize,
+    /// An operator wants all of it compared, and copied where it differs: once nobody requires it; and what it lacks is a guess.
+    pub(super) resync_asked: bool,
+    pub(super) compare: bool,
     pub(super) dialogue: Option<Dialogue>,
 }
 
@@ -44,6 +49,10 @@ pub(super) enum Stage {
     /// CAUGHT_UP is at this place.
     Ending(Sequence),
     InSync,
+    /// It takes all of the stream, and is not what this replica is.
+    Differing,
+    /// It is known to differ: nothing is said to it.
+    Withheld,
 }
 
 /// What is at a place of the stream.
@@ -53,6 +62,8 @@ pub(super) enum Sent {
     Copy { extent: u32, bit: u32 },
     Compare { extent: u32, bit: u32, same: bool },
     State(Generation),
+    Verify { run: u64, span: Span, digest: Digest },
+    Fetch(Io),
 }
 
 #[derive(Debug)]
@@ -73,6 +84,8 @@ pub(super) struct Dialogue {
     history: Vec<Generation>,
     completed: Option<Generation>,
     pub(super) resync: Resync,
+    /// It says that it answers FETCH.
+    pub(super) fetches: bool,
     heard: Moment,
     pinged: Moment,
 }
@@ -88,13 +101,22 @@ impl Peer {
             again: false,
             generation: None,
             reading: 0,
+            resync_asked: false,
+            compare: false,
             dialogue: None,
         }
     }
 
     /// It takes part in the stream.
     pub(super) fn streams(&self) -> bool {
-        self.dialogue.as_ref().is_some_and(|dialogue| dialogue.stage != Stage::Promising)
+        let aside = |stage| matches!(stage, Stage::Promising | Stage::Withheld);
+        self.dialogue.as_ref().is_some_and(|dialogue| !aside(dialogue.stage))
+    }
+
+    /// It is known to differ, or somebody wants it to be seen so: it is to leave the set.
+    pub(super) fn is_apart(&self) -> bool {
+        let apart = |stage| matches!(stage, Stage::Differing | Stage::Withheld);
+        self.resync_asked || self.dialogue.as_ref().is_some_and(|dialogue| apart(dialogue.stage))
     }
 
     pub(super) fn is_in_sync(&self) -> bool {
@@ -138,7 +160,8 @@ impl Primary {
     /// Tells a peer, or all, under which generation and with whom it goes on.
     pub(super) fn say_state(&mut self, only: Option<Slot>, out: &mut Vec<Effect>) {
         let generation = self.generation;
-        let slots: Vec<Slot> = self.peers.iter().filter(|(_, peer)| peer.streams()).map(|(slot, _)| *slot).collect();
+        let told = self.peers.iter().filter(|(_, peer)| peer.streams() && !peer.is_apart());
+        let slots: Vec<Slot> = told.map(|(slot, _)| *slot).collect();
         for slot in slots.into_iter().filter(|slot| only.is_none_or(|only| only == *slot)) {
             let state = Message::State { generation, companions: self.companions(slot) };
             self.say(slot, state, Some(Sent::State(generation)), out);
@@ -228,15 +251,22 @@ impl Replica {
             Message::Promised if dialogue.stage == Stage::Promising => self.promised(slot),
             Message::Written { ranges } => self.written(slot, &ranges),
             Message::Durable if at <= dialogue.sent => self.durable(slot, at),
-            Message::Same => {
-                if let Some(Sent::Compare { same, .. }) = dialogue.places.get_mut(&at) {
-                    *same = true;
-                }
-            }
-            Message::Differs => {
-                if let Some(Sent::Compare { extent, bit, .. }) = dialogue.places.get(&at).copied() {
+            Message::Same => match dialogue.places.get_mut(&at) {
+                Some(Sent::Compare { same, .. }) => *same = true,
+                Some(Sent::Verify { .. }) => self.verified(slot, at, None),
+                _ => {}
+            },
+            Message::Differs { found } => match dialogue.places.get(&at).copied() {
+                Some(Sent::Compare { extent, bit, .. }) => {
                     dialogue.places.remove(&at);
                     dialogue.resync.differs(extent, bit);
+                }
+                Some(Sent::Verify { .. }) => self.verified(slot, at, Some(found)),
+                _ => {}
+            },
+            Message::Fetched { data } => {
+                if !self.fetched(slot, at, data) {
+                    self.confused(link);
                 }
             }
             Message::InSync if dialogue.stage == Stage::Ending(at) => {
@@ -254,11 +284,14 @@ impl Replica {
                 }
                 self.lost(link);
             }
-            _ => {
-                self.out.push(Effect::HangUp { link, why: Bye::Confused });
-                self.lost(link);
-            }
+            _ => self.confused(link),
         }
+    }
+
+    /// The peer said what does not fit the dialogue.
+    fn confused(&mut self, link: Link) {
+        self.out.push(Effect::HangUp { link, why: Bye::Confused });
+        self.lost(link);
     }
 
     fn introduced(&mut self, link: Link, session: Session, them: &Introduction, now: Moment) {
@@ -278,14 +311,15 @@ impl Replica {
             self.out.push(Effect::HangUp { link: old, why: Bye::Closing });
             self.lost(old);
         }
-        let compare = self.guesses;
+        let withheld = self.store.is_doubted(slot) && !self.omits(Guard::AskFirst);
+        let guesses = self.guesses;
         let mut history = self.store.superblock().generations.clone();
         // With room for the one that it goes on in.
         let surplus = (history.len() + 1).saturating_sub(crate::ids::GENERATIONS_MAX);
         history.drain(..surplus);
         let Role::Leading(primary) = &mut self.role else { return };
         let peer = primary.peers.entry(slot).or_insert_with(|| Peer::new(them.incarnation.clone(), None));
-        let mut again = peer.again;
+        let (mut again, compare) = (peer.again, guesses || peer.compare);
         if peer.life != Some(them.life) {
             // What an earlier process had written may be lost, unless it was durable.
             peer.life = Some(them.life);
@@ -296,7 +330,7 @@ impl Replica {
         peer.dialogue = Some(Dialogue {
             link,
             session,
-            stage: Stage::Promising,
+            stage: if withheld { Stage::Withheld } else { Stage::Promising },
             sent: Sequence(0),
             durable: Sequence(0),
             settled: Sequence(0),
@@ -306,9 +340,13 @@ impl Replica {
             history: history.clone(),
             completed: None,
             resync: Resync::new(compare),
+            fetches: them.features & FETCHES != 0,
             heard: now,
             pinged: now,
         });
+        if withheld {
+            return;
+        }
         primary.say(slot, Message::Generations(history), None, &mut self.out);
         primary.say(slot, Message::Promise, None, &mut self.out);
     }
@@ -400,7 +438,7 @@ impl Replica {
                     }
                     // Written in the superblock: durable.
                     Sent::State(generation) => states.push((*place, *generation)),
-                    Sent::Copy { .. } | Sent::Compare { .. } => {}
+                    Sent::Copy { .. } | Sent::Compare { .. } | Sent::Verify { .. } | Sent::Fetch(_) => {}
                 }
             }
             for (place, generation) in states {
@@ -435,6 +473,8 @@ impl Replica {
                 }
                 Sent::Compare { extent, bit, same: false } => dialogue.resync.arrived(extent, bit),
                 Sent::State(generation) => peer.generation = Some(generation),
+                // Its answer came before.
+                Sent::Verify { .. } | Sent::Fetch(_) => {}
             }
         }
         (primary.look, primary.retire) = (true, true);
@@ -455,13 +495,16 @@ impl Replica {
         let companion = peer.is_in_sync();
         peer.dialogue = None;
         peer.generation = None;
+        let whole = peer.whole.is_some();
         primary.ops.values_mut().for_each(|op| op.places[slot] = Sequence(0));
         for flush in &mut primary.flushes {
             flush.places.remove(&slot);
         }
-        if peer.whole.is_none() {
+        if !whole {
             self.stop_keeping(slot);
         }
+        self.verify_lost(slot);
+        self.fetches_lost(slot);
         if companion && let Role::Leading(primary) = &mut self.role {
             primary.say_state(None, &mut self.out);
         }
@@ -504,10 +547,11 @@ impl Replica {
         for (slot, peer) in &mut primary.peers {
             let Some(dialogue) = &mut peer.dialogue else { continue };
             // Before it promises it lets its disk end what it was given: for as long as a disk may take.
-            let patience = if dialogue.stage == Stage::Promising { STALL } else { SILENCE };
+            let quiet = matches!(dialogue.stage, Stage::Promising | Stage::Withheld);
+            let patience = if quiet { STALL } else { SILENCE };
             if now.longest_since(dialogue.heard) >= patience {
                 silent.push(dialogue.link);
-            } else if dialogue.stage != Stage::Promising && now.longest_since(dialogue.pinged) >= PING {
+            } else if !quiet && now.longest_since(dialogue.pinged) >= PING {
                 dialogue.pinged = now;
                 due.push(*slot);
             }

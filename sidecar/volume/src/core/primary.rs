@@ -6,9 +6,11 @@
 //!                               or a mark for the absent
 //! ```
 
-use super::peer::{Peer, Stage};
+use super::peer::Peer;
 use super::ranges::Ranges;
+use super::repair::Repairs;
 use super::rules::{Basis, Owed, Peers, bit};
+use super::verify::Run;
 use super::{
     Ask, Effect, FLUSH_AFTER, FLUSH_BYTES, FLUSH_WRITES, Guard, Io, Job, Link, Owner, REQUESTS_MAX, RETAINED_MAX,
     RETAINED_WRITES, Refusal, Replica, RequestId, Role,
@@ -94,6 +96,8 @@ pub(super) struct Primary {
     pub(super) look: bool,
     /// Something may be forgotten.
     pub(super) retire: bool,
+    pub(super) verify: Option<Run>,
+    pub(super) repairs: Repairs,
 }
 
 impl Primary {
@@ -103,6 +107,11 @@ impl Primary {
 
     fn peer(&self, incarnation: &Incarnation) -> Option<&Peer> {
         self.peers.values().find(|peer| peer.incarnation == *incarnation)
+    }
+
+    /// It was met in this epoch, with what both sides had marked, and lacks nothing but what is kept for it.
+    fn is_present(&self, member: &Incarnation) -> bool {
+        self.peer(member).is_some_and(|peer| peer.counts() && peer.streams())
     }
 
     /// Who must acknowledge; `None`: one of them can not, so nothing can be completed.
@@ -143,12 +152,12 @@ impl Primary {
         self.say_state(None, out);
     }
 
-    /// Members that hold up what is to be completed.
+    /// Members that hold up what is to be completed, and those that differ.
     pub(super) fn missing(&self) -> impl Iterator<Item = &Incarnation> {
         let reads = !self.even && !self.reads.is_empty();
         let waits = !self.open.is_empty() || !self.flushes.is_empty() || self.turning.is_some() || reads;
-        let present = |member: &Incarnation| self.peer(member).is_some_and(|peer| peer.counts() && peer.streams());
-        self.need.iter().filter(move |member| waits && !present(member))
+        let apart = move |member: &Incarnation| self.peer(member).is_some_and(Peer::is_apart);
+        self.need.iter().filter(move |member| waits && !self.is_present(member) || apart(member))
     }
 
     pub(super) fn mirrored(&self) -> impl Iterator<Item = &Incarnation> {
@@ -201,6 +210,8 @@ impl Replica {
             heard_of: Vec::new(),
             look: true,
             retire: false,
+            verify: None,
+            repairs: Repairs::default(),
         }));
         // What this replica took as a standby and has not flushed: no peer is compared with it before it is durable here.
         self.flush_all(None, now);
@@ -374,6 +385,7 @@ impl Replica {
     /// After the report: nothing that it unsays is relied on, and what it has not unsaid still is.
     pub(super) fn settle_primary(&mut self, now: Moment) {
         self.let_go();
+        self.begin_asked();
         self.turn();
         self.pump();
         let Role::Leading(primary) = &mut self.role else { return };
@@ -392,7 +404,7 @@ impl Replica {
         let seen = primary.seen;
         let mut left = false;
         for peer in primary.peers.values_mut() {
-            let there = peer.dialogue.as_ref().is_some_and(|dialogue| !matches!(dialogue.stage, Stage::Promising));
+            let there = peer.streams() && !peer.is_apart();
             if peer.waited_for && !there && (at_once || peer.unsaid.is_none_or(|report| seen >= report)) {
                 peer.waited_for = false;
                 peer.unsaid = None;
@@ -402,6 +414,8 @@ impl Replica {
         if left && turns {
             primary.begin_turn(&mut self.out);
         }
+        self.part_from_differing();
+        let Role::Leading(primary) = &self.role else { return };
         let kept =
             primary.peers.iter().filter(|(_, peer)| peer.whole.is_some() && !peer.streams() && !primary.requires(peer));
         let gone: Vec<Slot> = kept.map(|(slot, _)| *slot).collect();
@@ -443,7 +457,7 @@ impl Replica {
             return;
         }
         // Once is enough: what comes from now on is seen by no read before it is acknowledged by all.
-        primary.even = primary.even || primary.quorum().is_some();
+        primary.even = primary.even || primary.need.iter().all(|member| primary.is_present(member));
         if primary.even && (open || !gate_reads) {
             for (id, result) in std::mem::take(&mut primary.reads_done) {
                 primary.reads.remove(&id);
@@ -513,6 +527,7 @@ impl Replica {
 
     /// The epoch is over: every request ends in error, and what is not durable everywhere is marked for everybody.
     pub(super) fn abdicate(&mut self, primary: Primary) {
+        self.abandon_repairs(primary.repairs);
         let refused = |id| Effect::Answer { id, result: Err(Refusal::NotServing) };
         for op in primary.ops.into_values() {
             self.out.extend(op.request.map(refused));

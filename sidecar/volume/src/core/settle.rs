@@ -8,22 +8,28 @@ use std::collections::BTreeSet;
 impl Replica {
     /// The local disk has answered.
     pub(super) fn done(&mut self, io: Io, answer: Answer) {
-        let Some((owner, changes)) = self.works.done(io) else { return };
         let failed = answer == Answer::Failed;
+        if failed && self.read_failed(io) {
+            return;
+        }
+        let Some((owner, changes)) = self.works.done(io) else { return };
         match owner {
-            Owner::Read(id) => {
-                let result = match answer {
-                    Answer::Data(data) => Ok(data),
-                    Answer::Done | Answer::Digest(_) | Answer::Failed => Err(Refusal::Io),
-                };
-                self.primary_read(id, result);
-            }
+            Owner::Read(id) => match answer {
+                Answer::Data(data) => self.primary_read(id, Ok(data)),
+                Answer::Done | Answer::Digest(_) | Answer::Failed => self.primary_read(id, Err(Refusal::Io)),
+            },
             // Never masked: whoever has failed to write holds what nobody knows.
             _ if failed && changes => self.fail(),
             Owner::Orphan => {}
             Owner::Write(number) => self.primary_wrote(number),
             Owner::Flush(number) => self.primary_flushed(number),
             Owner::Chunk { slot, session, extent, bit, .. } => self.chunk_read(slot, session, (extent, bit), answer),
+            Owner::Verify { run, span } => self.verify_read(run, span, &answer),
+            Owner::Repair(span) => self.repaired(span),
+            Owner::StreamRead(at) => match answer {
+                Answer::Data(data) => self.stream_read(at, Some(data)),
+                Answer::Done | Answer::Digest(_) | Answer::Failed => self.stream_read(at, None),
+            },
             Owner::Stream(at) => match answer {
                 Answer::Digest(digest) => self.stream_digest(at, Some(digest)),
                 // What can not be read differs: it is written anew.
@@ -45,7 +51,14 @@ impl Replica {
                 match owner {
                     Owner::Write(number) => self.primary_starts(number, now),
                     Owner::Stream(at) => self.standby_starts(at, &job),
-                    Owner::Orphan | Owner::Read(_) | Owner::Flush(_) | Owner::Chunk { .. } | Owner::StreamFlush(_) => {}
+                    Owner::Repair(span) => self.repair_starts(span),
+                    Owner::Orphan
+                    | Owner::Read(_)
+                    | Owner::Flush(_)
+                    | Owner::Chunk { .. }
+                    | Owner::Verify { .. }
+                    | Owner::StreamRead(_)
+                    | Owner::StreamFlush(_) => {}
                 }
                 self.out.push(Effect::Submit { io, job });
             }
@@ -54,6 +67,7 @@ impl Replica {
                 Role::Standby(_) => self.settle_standby(),
                 Role::Leading(_) => self.settle_primary(now),
             }
+            self.pump_verify(now);
             if let Some(batch) = self.store.next_batch(self.works.heating(), self.works.is_empty()) {
                 self.persisting = Some(now);
                 self.out.push(Effect::Persist(batch));

@@ -6,9 +6,10 @@
 //!         any frame of a lower epoch: FENCED                     a hold: RESYNC, STATE, BARRIER, CAUGHT_UP (see `Hold`)
 //! ```
 
+use super::asked::Asked;
 use super::rules::{is_fenced, is_heard};
 use super::{Effect, Guard, Job, Link, Owner, Replica, Role, verdict};
-use crate::ids::{Digest, Generation, PEERS_MAX, Sequence, Session, Span};
+use crate::ids::{Generation, PEERS_MAX, Sequence, Session, Span};
 use crate::metadata::{DataState, Slot};
 use crate::wire::{BITMAP_WORDS_MAX, Bye, Frame, Message, Refusal, Verdict, WRITTEN_RANGES_MAX};
 use lease::ids::{Epoch, Incarnation};
@@ -50,13 +51,13 @@ pub(super) struct Standing {
     /// Other replicas that get the same stream.
     companions: Vec<Slot>,
     /// Once all of the stream up to there is durable everywhere, these have what this replica has: their marks can go.
-    equal: Option<(Sequence, Vec<Slot>)>,
+    pub(super) equal: Option<(Sequence, Vec<Slot>)>,
     /// It was told in this session that it has everything.
-    in_sync: bool,
+    pub(super) in_sync: bool,
     /// Something was left out of the stream: nothing may change behind it before RESYNC.
     gap: bool,
     /// What the primary found at ranges that are being read here.
-    pub(super) digests: BTreeMap<Sequence, Digest>,
+    pub(super) digests: BTreeMap<Sequence, Asked>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ enum Then {
 }
 
 impl Standing {
-    fn frame(&self, sequence: Sequence, message: Message) -> Frame {
+    pub(super) fn frame(&self, sequence: Sequence, message: Message) -> Frame {
         Frame { epoch: self.epoch, session: self.session, sequence, message }
     }
 
@@ -95,7 +96,7 @@ impl Standing {
 }
 
 impl Replica {
-    fn standing(&mut self) -> Option<&mut Standing> {
+    pub(super) fn standing(&mut self) -> Option<&mut Standing> {
         match &mut self.role {
             Role::Standby(standby) => standby.session.as_mut(),
             Role::Leading(_) => None,
@@ -322,16 +323,9 @@ impl Replica {
             }
             Message::Zero { span, fua } => self.apply(at, Job::Zero { span, fua }),
             Message::Trim { span } => self.apply(at, Job::Trim(span)),
-            Message::Compare { span, digest } | Message::Verify { span, digest } => {
-                if !self.store.geometry().holds(span) {
-                    return self.nack(at);
-                }
-                if let Some(standing) = self.standing() {
-                    standing.open.insert(at);
-                    standing.digests.insert(at, digest);
-                }
-                self.works.add(Owner::Stream(at), Job::Digest(span), &self.store, true, 0);
-            }
+            Message::Compare { span, digest } => self.compare(at, Asked { span, digest, verifies: false }),
+            Message::Verify { span, digest } => self.compare(at, Asked { span, digest, verifies: true }),
+            Message::Fetch { span } => self.read_for_primary(at, span),
             Message::OutOfSync { span } => self.left_out(at, span),
             Message::Flush => {
                 self.ended(at);
@@ -393,7 +387,7 @@ impl Replica {
         self.hold(Hold::Saving { at, version, then: Then::Written });
     }
 
-    fn nack(&mut self, at: Sequence) -> bool {
+    pub(super) fn nack(&mut self, at: Sequence) -> bool {
         if let Some(standing) = self.standing() {
             let (link, frame) = (standing.link, standing.frame(at, Message::Nack(Refusal::Range)));
             self.out.push(Effect::Send { link, frame });
@@ -547,7 +541,7 @@ impl Replica {
     }
 
     /// The frame at this place is done.
-    fn ended(&mut self, at: Sequence) {
+    pub(super) fn ended(&mut self, at: Sequence) {
         if let Some(standing) = self.standing() {
             standing.open.remove(&at);
             standing.ended.push(at);
@@ -555,16 +549,6 @@ impl Replica {
     }
 
     pub(super) fn stream_done(&mut self, at: Sequence) {
-        self.ended(at);
-    }
-
-    /// A range was read; `None`: it can not be.
-    pub(super) fn stream_digest(&mut self, at: Sequence, found: Option<Digest>) {
-        let Some(standing) = self.standing() else { return };
-        let Some(expected) = standing.digests.remove(&at) else { return };
-        let message = if found == Some(expected) { Message::Same } else { Message::Differs };
-        let (link, frame) = (standing.link, standing.frame(at, message));
-        self.out.push(Effect::Send { link, frame });
         self.ended(at);
     }
 

@@ -1,7 +1,8 @@
 //! What people are shown of a replica. Nothing is decided by it.
 
 use super::peer::{Peer, Stage};
-use super::{Replica, Role};
+use super::verify::Verification;
+use super::{Replica, Role, Tally};
 use crate::metadata::Slot;
 use lease::ids::{Epoch, Incarnation};
 use std::fmt;
@@ -21,6 +22,9 @@ pub struct Survey {
     pub sizes_bytes: Vec<u64>,
     /// As holder.
     pub peers: Vec<PeerSurvey>,
+    /// The last one here, under way or over.
+    pub verification: Option<Verification>,
+    pub tally: Tally,
 }
 
 /// What a holder knows of another replica.
@@ -42,6 +46,9 @@ pub enum PeerState {
     Meeting,
     Copying,
     InStep,
+    /// A verification found that it differs: it takes what is written, as long as it stays connected, and is not failed over to.
+    /// Somebody must decide.
+    Differs,
     /// It holds completed writes that this one does not have, and lacks others: somebody must decide.
     Diverged,
 }
@@ -53,6 +60,7 @@ impl fmt::Display for PeerState {
             Self::Meeting => "meeting",
             Self::Copying => "copying",
             Self::InStep => "in step",
+            Self::Differs => "differs",
             Self::Diverged => "diverged",
         })
     }
@@ -70,6 +78,8 @@ impl Replica {
             failed: self.failed,
             stranger: self.stranger,
             sizes_bytes: superblock.geometry.volumes().to_vec(),
+            verification: self.verification.clone(),
+            tally: self.tally,
             ..Survey::default()
         };
         match &self.role {
@@ -81,6 +91,8 @@ impl Replica {
                         incarnation: known.incarnation.clone(),
                         state: if primary.diverged.contains(&known.incarnation) {
                             PeerState::Diverged
+                        } else if self.store.is_doubted(slot) {
+                            PeerState::Differs
                         } else {
                             primary.peers.get(&slot).map_or(PeerState::Away, state)
                         },
@@ -100,5 +112,6 @@ fn state(peer: &Peer) -> PeerState {
         Some(Stage::Promising) => PeerState::Meeting,
         Some(Stage::Resyncing | Stage::Ending(_)) => PeerState::Copying,
         Some(Stage::InSync) => PeerState::InStep,
+        Some(Stage::Differing | Stage::Withheld) => PeerState::Differs,
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  waiting ──nothing earlier meets it──▶ heating ──all its extents hot, claimed──▶ running ──done──▶ (gone)
 //! ```
-//! A work that only reads is not heated. Reads may meet each other. Ends are counted, not guessed: a role that ends leaves
+//! A work that only reads is not heated, and may be held when it has ended on the disk: its range then stays as it is. Reads may meet each other. Ends are counted, not guessed: a role that ends leaves
 //! behind what is running, and who needs to know that nothing is on its way to the disk asks [`Works::is_idle`].
 
 use super::Job;
@@ -133,10 +133,28 @@ impl<O: Copy> Works<O> {
         self.heating.iter().map(|io| self.works[io].extents.as_slice())
     }
 
-    /// A work has ended on the disk. Returns whose it was, and whether it changed data or flushed it.
+    /// Whose this is.
+    pub(super) fn owner(&self, io: Io) -> Option<O> {
+        self.works.get(&io).map(|work| work.owner)
+    }
+
+    /// A work that only reads has ended on the disk, and its range stays as it is until [`Self::done`] is said of it: no later
+    /// work that meets it starts.
+    pub(super) fn hold(&mut self, io: Io) -> Option<Span> {
+        let work = self.works.get_mut(&io)?;
+        self.running -= usize::from(work.since.take().is_some());
+        work.span
+    }
+
+    /// Whether a later change waits for this.
+    pub(super) fn is_waited_for(&self, io: Io) -> bool {
+        self.works.get(&io).is_some_and(|work| !work.before.is_empty())
+    }
+
+    /// A work has ended on the disk, or is held no longer. Returns whose it was, and whether it changed data or flushed it.
     pub(super) fn done(&mut self, io: Io) -> Option<(O, bool)> {
         let work = self.works.remove(&io)?;
-        self.running -= 1;
+        self.running -= usize::from(work.since.is_some());
         if let Some(span) = work.span {
             self.ranges.remove(io, span);
         }

@@ -5,7 +5,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Both clocks of this machine, now.
 #[must_use]
-pub(super) fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     let micros = |time: Timespec| {
         let (seconds, nanoseconds) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
         seconds * 1_000_000 + nanoseconds / 1_000

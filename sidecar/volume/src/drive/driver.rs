@@ -4,6 +4,7 @@ use super::area::Area;
 use super::clock;
 use super::complaints::Complaints;
 use super::link::Outbox;
+use super::log::Log;
 use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Refusal, Replica, Report, RequestId};
 use crate::ids::{Digest, Span};
 use crate::metadata::Batch;
@@ -78,6 +79,7 @@ struct State {
     reports: mpsc::UnboundedSender<Report>,
     admission: Arc<Admission>,
     admitted: Option<Epoch>,
+    log: Log,
 }
 
 /// From which epoch on frames may be taken, said by the node's thread and looked at with each frame: once it has been said,
@@ -104,12 +106,13 @@ impl Admission {
 impl Driver {
     /// `disks`: one for each volume of the group, in its order.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         machine: Replica,
         disks: Vec<Box<dyn Device>>,
         area: Area,
         reports: mpsc::UnboundedSender<Report>,
         admission: Arc<Admission>,
+        log: Log,
     ) -> Rc<Self> {
         let state = State {
             machine,
@@ -128,6 +131,7 @@ impl Driver {
             reports,
             admission,
             admitted: None,
+            log,
         };
         Rc::new(Self { state: RefCell::new(state), inbox: Arc::default() })
     }
@@ -271,6 +275,7 @@ impl State {
             }
             // Nobody there to hear it: the group is being taken down.
             Effect::Report(report) => drop(self.reports.send(report)),
+            Effect::Tell(notice) => self.log.tell(notice),
         }
     }
 

@@ -2,15 +2,17 @@
 
 use super::area::{Area, Opened};
 use super::lane::Lane;
+use super::log::Log;
 use super::progress::Progress;
 use super::{Admission, Driver, clock, link};
 use crate::buffer::Pool;
 use crate::core::survey::Survey;
-use crate::core::{Event, Replica, Report, Setup};
+use crate::core::{Command, Event, Objection, Replica, Report, Setup};
 use crate::frontends::kernel_nbd::{self, Attached, Behind, Lineage, Parting, Spec, Succession};
 use crate::ids::{Life, VolumeNo};
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
+use crate::operate::Commander;
 use crate::request::{Device, Geometry, Volume as _};
 use lease::ids::{Epoch, Incarnation};
 use rustls::pki_types::ServerName;
@@ -102,11 +104,13 @@ pub struct Parts {
 }
 
 /// What the group's owner wants.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Order {
     Tell(Event),
     /// Where the other replicas are, all of them: connected to while this one leads.
     Peers(Vec<SocketAddr>),
+    /// An operator's wish, and where to say what came of it: see [`Commander::command`].
+    Command(Command, oneshot::Sender<Result<u64, Objection>>),
 }
 
 /// Why a group does not start.
@@ -153,6 +157,15 @@ impl Group {
     #[must_use]
     pub fn places(&self) -> &[Place] {
         &self.places
+    }
+
+    /// For an operator.
+    ///
+    /// # Panics
+    /// Never: the orders' sender is there until the group is dropped.
+    #[must_use]
+    pub fn commander(&self) -> Commander {
+        Commander(self.orders.as_ref().expect("it runs").downgrade())
     }
 
     pub fn order(&self, order: Order) {
@@ -213,6 +226,15 @@ async fn run(
                 say();
             }
             Some(Order::Peers(addresses)) => peers.set(&addresses),
+            Some(Order::Command(command, answer)) => {
+                let judged = driver.look(|machine| machine.judge(&command));
+                if judged.is_ok() {
+                    driver.step(Event::Command(command));
+                    driver.kick();
+                }
+                // Whoever asked may have gone.
+                let _ = answer.send(judged.map(|()| driver.look(Replica::verifications)));
+            }
             None => break,
         }
     }
@@ -277,7 +299,8 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, 
     let (incarnation, promised) = (store.superblock().incarnation.clone(), store.superblock().promised);
     let found = data(&incarnation, promised);
     let machine = Replica::new(Setup { life, write_through }, store, recovery.is_guess());
-    let driver = Driver::new(machine, lanes()?, area, reports, admission);
+    let names = exports.iter().map(|export| export.config.name.clone()).collect();
+    let driver = Driver::new(machine, lanes()?, area, reports, admission, Log::new(names));
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());
     tokio::task::spawn_local(Rc::clone(&driver).tick());
     if let Some(listener) = listener {

@@ -15,8 +15,11 @@ mod driver;
 pub mod group;
 mod lane;
 mod link;
+mod log;
 mod progress;
 
+pub(crate) use clock::now;
 pub use driver::{Admission, Driver};
 pub use group::{Group, Order, Parts, Security};
 pub use lane::Lane;
+pub use log::hex;

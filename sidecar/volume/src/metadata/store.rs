@@ -202,14 +202,42 @@ impl Store {
         }
         let peers = &self.superblock.peers;
         let slot = (0..PEERS_MAX).find(|slot| peers[*slot].is_none()).or((0..PEERS_MAX).find(|slot| !used(*slot)))?;
+        self.begin_bitmap(slot, incarnation.clone());
+        Some(slot)
+    }
+
+    /// All of this peer's copy may differ from now on, and may be copied over. One write of the superblock says so: no page of
+    /// the old bitmap counts any more.
+    pub fn distrust(&mut self, slot: Slot) {
+        if let Some(peer) = &self.superblock.peers[slot] {
+            self.begin_bitmap(slot, peer.incarnation.clone());
+        }
+    }
+
+    fn begin_bitmap(&mut self, slot: Slot, incarnation: Incarnation) {
         let tag = self.superblock.next_tag;
         self.bitmaps[slot] = Some(Bitmap::full(tag, &self.superblock.geometry));
-        let peer = Peer { incarnation: incarnation.clone(), tag };
         self.change(|superblock| {
             superblock.next_tag += 1;
-            superblock.peers[slot] = Some(peer);
+            superblock.peers[slot] = Some(Peer { incarnation, tag, differs: false });
         });
-        Some(slot)
+    }
+
+    /// A verification found that this peer differs.
+    pub fn doubt(&mut self, slot: Slot) {
+        self.change(|superblock| superblock.peers[slot].iter_mut().for_each(|peer| peer.differs = true));
+    }
+
+    /// Whether a verification has found so, and nobody has decided since.
+    #[must_use]
+    pub fn is_doubted(&self, slot: Slot) -> bool {
+        self.superblock.peers[slot].as_ref().is_some_and(|peer| peer.differs)
+    }
+
+    /// Gives the peer's place and its bitmap up. Should it come back, it has everything marked.
+    pub fn forget(&mut self, slot: Slot) {
+        self.bitmaps[slot] = None;
+        self.change(|superblock| superblock.peers[slot] = None);
     }
 
     /// The places that are taken.

@@ -23,6 +23,8 @@ pub struct Peer {
     pub incarnation: Incarnation,
     /// Of the pages of its bitmap; never used twice in one area.
     pub tag: u64,
+    /// A verification found that it differs: nothing is copied over it before somebody has asked for that.
+    pub differs: bool,
 }
 
 /// The lineage of a replica that no cluster has taken in yet.
@@ -103,6 +105,9 @@ impl Superblock {
             }
         }
         draft.u8(u8::MAX);
+        // Behind what the first programs wrote, and zero where they did.
+        let differing = |(slot, peer): (usize, &Option<Peer>)| peer.as_ref().filter(|peer| peer.differs).map(|_| slot);
+        draft.u8(self.peers.iter().enumerate().filter_map(differing).fold(0, |set, slot| set | 1 << slot));
         draft.seal()
     }
 
@@ -136,7 +141,11 @@ impl Superblock {
             let tag = read.u64("tag")?;
             let name = Incarnation::new(read.text("peer")?).map_err(|_| malformed("peer"))?;
             let place = peers.get_mut(usize::from(slot)).ok_or(malformed("slot"))?;
-            *place = Some(Peer { incarnation: name, tag });
+            *place = Some(Peer { incarnation: name, tag, differs: false });
+        }
+        let differing = read.u8("differing")?;
+        for (slot, peer) in peers.iter_mut().enumerate() {
+            peer.iter_mut().for_each(|peer| peer.differs = differing & 1 << slot != 0);
         }
         Ok((version, Self { lineage, incarnation, geometry, promised, state, generations, completed, peers, next_tag }))
     }

@@ -69,6 +69,40 @@ fn a_superblock_is_read_as_it_was_written_and_its_bytes_are_pinned() {
     );
 }
 
+/// Doubt is in what the first programs left zero; and one write of the superblock ends it and puts all of the copy in question.
+#[test]
+fn a_peer_that_differs_stays_so_until_all_of_it_is_in_question() {
+    let (mut store, mut disk) = format(3);
+    let save = |store: &mut Store, disk: &mut BTreeMap<u64, Vec<u8>>| {
+        while let Some(batch) = store.next_batch(std::iter::empty(), true) {
+            disk.extend(batch.pages.iter().map(|(at, page)| (*at, page.to_vec())));
+            store.persisted(batch.number);
+        }
+    };
+    let found = |disk: &BTreeMap<u64, Vec<u8>>| {
+        Store::recover(|at| disk.get(&at).map(|page| Bytes::copy_from_slice(page))).expect("a superblock").0
+    };
+    let one = store.slot(&name("one"), |_| false).expect("room");
+    let two = store.slot(&name("two"), |slot| slot == one).expect("room");
+    [one, two].into_iter().for_each(|slot| store.clear_all(slot));
+    store.mark(two, Span { volume: VolumeNo(0), at: 0, len: 4096 });
+    store.doubt(two);
+    save(&mut store, &mut disk);
+    let again = found(&disk);
+    assert_eq!([one, two].map(|slot| (again.is_doubted(slot), again.marks(slot))), [(false, 0), (true, 1)]);
+    store.distrust(two);
+    // The superblock alone, before any page of the bitmap.
+    let batch = store.next_batch(std::iter::empty(), false).expect("a superblock to save");
+    disk.extend(batch.pages.iter().map(|(at, page)| (*at, page.to_vec())));
+    let (again, all) = (found(&disk), found(&disk).geometry().extents());
+    let full: u64 = (0..all).map(|extent| u64::from(again.geometry().full(extent).count_ones())).sum();
+    assert_eq!([one, two].map(|slot| (again.is_doubted(slot), again.marks(slot))), [(false, 0), (false, full)]);
+    store.persisted(batch.number);
+    store.forget(one);
+    save(&mut store, &mut disk);
+    assert_eq!(found(&disk).slots().collect::<Vec<_>>(), [two]);
+}
+
 #[test]
 fn history_is_bounded_and_only_grows_forward() {
     let (mut store, _) = format(3);

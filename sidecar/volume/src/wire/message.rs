@@ -11,6 +11,9 @@ pub const WRITTEN_RANGES_MAX: usize = 256;
 /// Words in one `BITMAP`, 12 bytes each: fits [`MAX_CONTROL`].
 pub const BITMAP_WORDS_MAX: usize = 4096;
 
+/// In [`Introduction::features`]: this replica answers `FETCH`.
+pub const FETCHES: u64 = 1;
+
 /// Who speaks and about what; checked against one's own before anything else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Introduction {
@@ -22,7 +25,7 @@ pub struct Introduction {
     pub life: Life,
     /// log2 of the bytes that one bit of the bitmap stands for.
     pub chunk_shift: u8,
-    /// Bit set of what the speaker can do beyond version 1: none is defined, and unknown ones are ignored.
+    /// Bit set of what the speaker can do beyond version 1: [`FETCHES`]. Unknown ones are ignored.
     pub features: u64,
     /// Size of each volume in bytes.
     pub volumes: Vec<u64>,
@@ -134,6 +137,10 @@ pub enum Message {
         span: Span,
         digest: Digest,
     },
+    /// What does this range hold, at this place of the stream? The primary's disk cannot read it. Only to who says [`FETCHES`].
+    Fetch {
+        span: Span,
+    },
     /// All that may have differed has been sent: make everything durable, then be whole.
     CaughtUp,
 
@@ -145,8 +152,15 @@ pub enum Message {
     Durable,
     Nack(Refusal),
     Same,
-    Differs,
+    /// `found`: what a range of `Verify` holds here; `None`: it cannot be read, or only `Compare` asked.
+    Differs {
+        found: Option<Digest>,
+    },
     InSync,
+    /// What a range of `Fetch` holds, all of it; `None`: it cannot be read here either.
+    Fetched {
+        data: Option<Bytes>,
+    },
 }
 
 /// How a kind may look: its flags, the payload's limit, and whether it has a range of `count` bytes at `offset`.
@@ -193,12 +207,14 @@ kinds! {
     50 COMPARE MANDATORY [32] true;
     51 CAUGHT_UP MANDATORY [0] false;
     52 VERIFY MANDATORY [32] true;
+    53 FETCH MANDATORY [0] true;
     64 WRITTEN MANDATORY [MAX_CONTROL] false;
     65 DURABLE MANDATORY [0] false;
     66 NACK MANDATORY [1] false;
     67 SAME MANDATORY [0] false;
-    68 DIFFERS MANDATORY [0] false;
+    68 DIFFERS MANDATORY [32] false;
     69 IN_SYNC MANDATORY [0] false;
+    70 FETCHED MANDATORY [MAX_DATA] false;
 }
 
 impl Message {
@@ -236,6 +252,7 @@ impl Message {
             | Self::Copy { .. }
             | Self::Compare { .. }
             | Self::Verify { .. }
+            | Self::Fetch { .. }
             | Self::CaughtUp
             | Self::State { .. } => true,
             Self::Hello(_)
@@ -253,8 +270,9 @@ impl Message {
             | Self::Durable
             | Self::Nack(_)
             | Self::Same
-            | Self::Differs
-            | Self::InSync => false,
+            | Self::Differs { .. }
+            | Self::InSync
+            | Self::Fetched { .. } => false,
         }
     }
 
@@ -307,6 +325,7 @@ impl Message {
             COPY => Self::Copy { volume, at: header.offset, data: fields.all() },
             COMPARE => Self::Compare { span, digest: fields.digest()? },
             VERIFY => Self::Verify { span, digest: fields.digest()? },
+            FETCH => Self::Fetch { span },
             CAUGHT_UP => Self::CaughtUp,
             WRITTEN => {
                 let ranges = fields.list(WRITTEN_RANGES_MAX, "ranges", |fields| {
@@ -322,8 +341,10 @@ impl Message {
                 _ => return Err(fields.malformed("refusal")),
             }),
             SAME => Self::Same,
-            DIFFERS => Self::Differs,
+            DIFFERS if fields.rest.is_empty() => Self::Differs { found: None },
+            DIFFERS => Self::Differs { found: Some(fields.digest()?) },
             IN_SYNC => Self::InSync,
+            FETCHED => Self::Fetched { data: Some(fields.all()).filter(|data| !data.is_empty()) },
             _ => return Err(Violation::Unknown { kind }),
         };
         if fields.rest.is_empty() { Ok(message) } else { Err(fields.malformed("end")) }
@@ -426,6 +447,10 @@ impl Frame {
                 out.put_slice(&digest.0);
                 VERIFY
             }
+            Message::Fetch { span } => {
+                ranged(span);
+                FETCH
+            }
             Message::CaughtUp => CAUGHT_UP,
             Message::Written { ranges } => {
                 put_list(&mut out, WRITTEN_RANGES_MAX, ranges, |out, (first, last)| {
@@ -440,8 +465,16 @@ impl Frame {
                 NACK
             }
             Message::Same => SAME,
-            Message::Differs => DIFFERS,
+            Message::Differs { found } => {
+                found.iter().for_each(|digest| out.put_slice(&digest.0));
+                DIFFERS
+            }
             Message::InSync => IN_SYNC,
+            Message::Fetched { data: bytes } => {
+                data = bytes.clone().unwrap_or_default();
+                assert!(data.len() <= MAX_DATA as usize, "a range of {} bytes is never fetched", data.len());
+                FETCHED
+            }
         };
         assert!(count <= MAX_SPAN, "a range of {count} bytes is never sent");
         let payload_crc = crc32c::crc32c_append(crc32c::crc32c(&out[HEADER..]), &data);

@@ -11,6 +11,8 @@
 //!    ◀─────────────────────── WRITTEN(ranges) DURABLE(up to) NACK
 //!    RESYNC, COPY, COMPARE.. CAUGHT_UP ───────────────▶ in the same stream
 //!    ◀─────────────────────────── SAME / DIFFERS, IN_SYNC
+//!    VERIFY, FETCH.. ─────────────────────────────────▶ in the same stream, of who is in sync
+//!    ◀─────────────────────────── SAME / DIFFERS(digest), FETCHED(data)
 //!    PING(settled up to) ◀────────────────────────────▶ PONG
 //! ```
 //!
@@ -26,7 +28,7 @@ mod tests;
 
 pub use decode::Decoder;
 pub use header::{FUA, HEADER, Header, LAST, MAGIC, MANDATORY, MAX_CONTROL, MAX_DATA, MAX_SPAN, VERSION};
-pub use message::{BITMAP_WORDS_MAX, Bye, Introduction, Message, Refusal, Verdict, WRITTEN_RANGES_MAX};
+pub use message::{BITMAP_WORDS_MAX, Bye, FETCHES, Introduction, Message, Refusal, Verdict, WRITTEN_RANGES_MAX};
 
 use crate::ids::{Sequence, Session};
 use lease::ids::Epoch;

@@ -53,8 +53,12 @@ fn samples() -> Vec<Message> {
         Message::Durable,
         Message::Nack(Refusal::Range),
         Message::Same,
-        Message::Differs,
+        Message::Differs { found: None },
         Message::InSync,
+        Message::Fetch { span },
+        Message::Differs { found: Some(digest) },
+        Message::Fetched { data: Some(Bytes::from_static(b"sixteen bytes..!")) },
+        Message::Fetched { data: None },
     ]
 }
 
@@ -139,7 +143,15 @@ fn what_is_too_long_is_refused_by_its_header_alone() {
     assert_eq!(read(&raw(32, MANDATORY, MAX_DATA + 1, 1)), limit(MAX_DATA + 1, MAX_DATA));
     let long_hello = raw(1, MANDATORY, MAX_CONTROL + 1, 0);
     assert!(matches!(read(&long_hello[..HEADER]), Err(Violation::TooLong { kind: 1, .. })));
-    assert!(matches!(read(&raw(33, MANDATORY, 0, MAX_SPAN + 1)), Err(Violation::Range { .. })));
+    for ranged in [33, 53] {
+        assert!(matches!(read(&raw(ranged, MANDATORY, 0, MAX_SPAN + 1)), Err(Violation::Range { .. })));
+        assert!(matches!(read(&raw(ranged, MANDATORY, 1, 512)), Err(Violation::TooLong { .. })));
+    }
+    assert!(matches!(read(&raw(70, MANDATORY, MAX_DATA + 1, 0)), Err(Violation::TooLong { .. })));
+    assert!(matches!(read(&raw(68, MANDATORY, 33, 0)), Err(Violation::TooLong { limit: 32, .. })));
+    for length in [1, 31] {
+        assert!(read(&raw(68, MANDATORY, length, 0)).is_err(), "half a digest is none: {length} bytes");
+    }
     assert!(matches!(read(&raw(33, MANDATORY, 0, 0)), Err(Violation::Range { .. })));
     assert!(matches!(read(&raw(32, MANDATORY, 512, 1024)), Err(Violation::Range { .. })), "says more than it carries");
     assert!(matches!(read(&raw(33, MANDATORY | LAST, 0, 512)), Err(Violation::Flags { .. })));
@@ -184,7 +196,7 @@ proptest! {
 
     #[test]
     fn the_cuts_between_packets_do_not_matter(
-        order in proptest::collection::vec(0..31_usize, 1..8),
+        order in proptest::collection::vec(0..samples().len(), 1..8),
         cuts in proptest::collection::vec(1..90_usize, 1..40),
     ) {
         let all = samples();

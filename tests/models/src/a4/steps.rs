@@ -1001,7 +1001,8 @@ impl A4 {
         }
         let hasty = self.errs(Mistake::ShowsBeforeEven);
         let primary = state.nodes[at].leading();
-        primary.even |= hasty || each(primary.need).all(|peer| primary.peers[peer].whole.is_some());
+        let present = |peer: &Peer| peer.whole.is_some() && peer.stage != Stage::Away;
+        primary.even |= hasty || each(primary.need).all(|peer| present(&primary.peers[peer]));
         if !primary.even {
             return;
         }

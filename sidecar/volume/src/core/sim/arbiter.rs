@@ -2,7 +2,7 @@
 
 use super::ledger::Outcome;
 use super::world::{Node, Row, World};
-use crate::core::Event;
+use crate::core::{Event, Replica};
 use crate::metadata::DataState;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::BTreeSet;
@@ -11,6 +11,10 @@ impl World {
     pub(super) fn take_epoch(&mut self, node: usize) -> Outcome {
         let epoch = self.row.epoch;
         let members = self.row.in_sync.clone();
+        // Who leads now has not compared anybody.
+        if !self.nodes[node].replica.as_ref().is_some_and(Replica::has_doubts) {
+            self.nodes.iter_mut().for_each(|other| other.differs = None);
+        }
         self.note(|| format!("n{node} holds {epoch:?} with {members:?}"));
         if std::mem::take(&mut self.nodes[node].hazy) && !self.weather.write_through {
             self.ledger.cache_lost();
@@ -121,6 +125,7 @@ impl World {
             // Out of service, repaired, and started again.
             self.met.failed += 1;
             let spoilt = self.nodes[node].spoilt;
+            self.nodes[node].bad.clear();
             self.crash(node, spoilt);
             return Ok(());
         }
@@ -151,6 +156,7 @@ impl World {
             self.row.in_sync.insert(number);
             self.nodes[node].growing = None;
             self.met.grown += 1;
+            self.check_taken_in(number)?;
             self.note(|| format!("n{number} is in sync"));
             return self.check_mirrors();
         }

@@ -51,8 +51,9 @@ impl World {
                         | Message::Written { .. }
                         | Message::Durable
                         | Message::Same
-                        | Message::Differs
+                        | Message::Differs { .. }
                         | Message::InSync
+                        | Message::Fetched { .. }
                 );
                 if answers && frame.epoch < self.nodes[node].promised {
                     return Err(format!("n{node} answers a frame below its promise: {:?}", frame.message));
@@ -74,7 +75,7 @@ impl World {
                 }
                 Ok(())
             }
-            Effect::Persist(_) | Effect::HangUp { .. } | Effect::Answer { .. } => Ok(()),
+            Effect::Persist(_) | Effect::HangUp { .. } | Effect::Answer { .. } | Effect::Tell(_) => Ok(()),
         }
     }
 
@@ -135,10 +136,13 @@ impl World {
             let here = &self.nodes[member];
             let who = format!("member n{member} has");
             if !here.hazy {
-                self.ledger.has_all(sectors.start, &here.data.bytes[bytes.clone()], false, &who)?;
+                let found = self.as_written(member, bytes.clone(), &here.data.bytes[bytes.clone()]);
+                self.ledger.has_all(sectors.start, &found, false, &who)?;
             }
             if durable {
-                self.ledger.has_all(sectors.start, &here.data.sure(bytes.clone()), true, &format!("{who} for sure"))?;
+                let sure = here.data.sure(bytes.clone());
+                let found = self.as_written(member, bytes.clone(), &sure);
+                self.ledger.has_all(sectors.start, &found, true, &format!("{who} for sure"))?;
             }
         }
         Ok(())
@@ -160,7 +164,7 @@ impl World {
             }
             let pairs = here.data.bytes.chunks(SECTOR).zip(other.data.bytes.chunks(SECTOR)).enumerate();
             for (sector, (mine, theirs)) in pairs {
-                if mine != theirs && !open.contains(&sector) {
+                if mine != theirs && !open.contains(&sector) && !other.rotten.contains_key(&sector) {
                     return Err(format!("n{number} mirrors n{holder} and differs in sector {sector}"));
                 }
             }
@@ -171,12 +175,15 @@ impl World {
     /// As if everything stopped just now.
     pub(super) fn audit(&mut self) -> Outcome {
         self.check_mirrors()?;
+        self.check_apart()?;
         let power = self.dice.below(2) == 0;
         let mut left = Vec::new();
         for node in 0..self.nodes.len() {
             let changes: Vec<_> = self.nodes[node].jobs.iter().filter_map(|(_, job, _)| self.bytes_of(job)).collect();
+            let here = &self.nodes[node];
+            let data = if power { here.data.after_power_loss(&mut self.dice) } else { here.data.bytes.clone() };
+            let mut data = self.as_written(node, 0..data.len(), &data).into_owned();
             let (here, dice) = (&self.nodes[node], &mut self.dice);
-            let mut data = if power { here.data.after_power_loss(dice) } else { here.data.bytes.clone() };
             let mut meta = if power { here.meta.after_power_loss(dice) } else { here.meta.bytes.clone() };
             for (at, bytes) in &changes {
                 for (at, sector) in torn(*at, bytes, dice) {

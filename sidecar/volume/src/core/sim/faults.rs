@@ -44,6 +44,7 @@ impl World {
                 }
             }
             Fault::Rot => return self.rot(node),
+            Fault::BitRot => self.bit_rot(node),
         }
         Ok(())
     }
@@ -159,6 +160,7 @@ impl World {
             }
             let here = &mut self.nodes[node];
             (here.slow, here.deaf, here.sick, here.unreadable) = (0, 0, false, false);
+            here.bad.clear();
             here.orders.push_back(Event::Freeze { frozen: false });
         }
     }

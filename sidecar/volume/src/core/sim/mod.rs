@@ -9,6 +9,7 @@ mod clients;
 mod disk;
 mod faults;
 mod ledger;
+mod operator;
 mod stories;
 mod tests;
 mod weather;

@@ -47,6 +47,10 @@ fn sum(seeds: std::ops::Range<u64>, weather: impl Fn(u64) -> Weather) -> Met {
         all.shrunk += met.shrunk;
         all.freezes += met.freezes;
         all.failed += met.failed;
+        all.verified += met.verified;
+        all.found += met.found;
+        all.served += met.served;
+        all.repaired += met.repaired;
     }
     all
 }
@@ -55,6 +59,25 @@ fn sum(seeds: std::ops::Range<u64>, weather: impl Fn(u64) -> Weather) -> Met {
 fn nothing_is_lost_and_it_gets_quiet() {
     let met = sum(0..24, Weather::mixed);
     eprintln!("{met:?}");
+    assert!(met.verified > 24 && met.served > 0 && met.repaired > 0, "{met:?}");
+}
+
+/// Standbys whose bytes change by themselves, while writes go on: each run ends when all of it was found and mended.
+#[test]
+fn what_rots_on_a_standby_is_found_and_mended_when_somebody_says_so() {
+    const FAULTS: &[(usize, Fault)] = &[(4, Fault::BitRot), (2, Fault::Lag), (1, Fault::Cut), (1, Fault::Freeze)];
+    let met = sum(0..12, |_| Weather::of(FAULTS).verified());
+    eprintln!("{met:?}");
+    assert!(met.found > 24, "{met:?}");
+}
+
+/// A holder whose disk fails many reads, with writes that meet them.
+#[test]
+fn what_the_holder_cannot_read_is_served_and_repaired() {
+    const FAULTS: &[(usize, Fault)] = &[(8, Fault::Unreadable), (2, Fault::Lag)];
+    let met = sum(0..12, |_| Weather::of(FAULTS).verified());
+    eprintln!("{met:?}");
+    assert!(met.served > 8 && met.repaired > 4, "{met:?}");
 }
 
 /// `SEEDS=100-200 cargo test --release -p volume sweep -- --ignored --nocapture`
@@ -102,6 +125,8 @@ fn is_found(guard: Guard, weather: Weather) {
     panic!("{guard:?} was left out and no check failed; {panics} panics");
 }
 
+const ROTTEN: Weather = Weather::of(&[(1, Fault::BitRot), (1, Fault::Cut)]).verified();
+
 macro_rules! left_out {
     ($($name:ident $guard:ident $weather:expr;)*) => {
         $(#[test]
@@ -133,4 +158,7 @@ left_out! {
     a_generation_before_it_is_durable_is_found SaveBeforeEnd Weather::of(&[(1, Fault::Cut)]).three();
     letting_go_without_a_turn_is_found TurnOnLetGo Weather::of(&[(1, Fault::Cut), (1, Fault::Deaf)]);
     a_half_image_that_knows_too_much_is_found ResyncFirst Weather::of(&[(1, Fault::Cut)]);
+    a_member_that_is_known_to_differ_is_found SetApart ROTTEN;
+    copying_over_what_differs_unasked_is_found AskFirst ROTTEN;
+    writing_back_what_is_old_is_found RepairUndone Weather::of(&[(8, Fault::Unreadable), (2, Fault::Lag)]).verified();
 }

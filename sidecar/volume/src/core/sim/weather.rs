@@ -48,6 +48,8 @@ pub(super) enum Fault {
     Freeze,
     /// A page of the metadata of a node that is down can not be read any more.
     Rot,
+    /// A byte of a standby's data changes by itself.
+    BitRot,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,8 @@ pub(super) struct Weather {
     pub(super) takeover: usize,
     /// It hands over, in one of so many; 0: never.
     pub(super) handover: usize,
+    /// Somebody verifies now and then, and decides what is found.
+    pub(super) verifies: bool,
     pub(super) write_through: bool,
     pub(super) without: Option<Guard>,
 }
@@ -97,13 +101,14 @@ impl Weather {
             pace: if seed.is_multiple_of(7) { 20 } else { 1 },
             takeover: 6,
             handover: 4,
+            verifies: true,
             write_through: seed.is_multiple_of(2),
             without: None,
         }
     }
 
     /// These faults only, close together, on two nodes and on three.
-    pub(super) fn of(faults: &'static [(usize, Fault)]) -> Self {
+    pub(super) const fn of(faults: &'static [(usize, Fault)]) -> Self {
         Self {
             nodes: None,
             layout: Layout::Small,
@@ -113,6 +118,7 @@ impl Weather {
             pace: 1,
             takeover: 30,
             handover: 0,
+            verifies: false,
             write_through: true,
             without: None,
         }
@@ -130,6 +136,11 @@ impl Weather {
 
     pub(super) fn three(self) -> Self {
         Self { nodes: Some(3), ..self }
+    }
+
+    /// One holder, and somebody who verifies.
+    pub(super) const fn verified(self) -> Self {
+        Self { takeover: 0, verifies: true, ..self }
     }
 
     /// Holders that live are often deposed.

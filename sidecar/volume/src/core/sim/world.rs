@@ -60,8 +60,20 @@ pub(super) struct Node {
     pub(super) sick: bool,
     pub(super) unreadable: bool,
     pub(super) spoilt: bool,
+    /// Sectors that cannot be read until they are written; and those that have changed by themselves, with what was there.
+    pub(super) bad: BTreeSet<usize>,
+    pub(super) rotten: BTreeMap<usize, Rotten>,
+    /// A verification has found it to differ, at this step, and nobody has decided since.
+    pub(super) differs: Option<usize>,
     /// Its flushes do not end.
     pub(super) never_flushes: bool,
+}
+
+/// What was in a sector before it changed by itself, and when it did.
+#[derive(Debug)]
+pub(super) struct Rotten {
+    pub(super) was: Vec<u8>,
+    pub(super) at: Moment,
 }
 
 #[derive(Debug)]
@@ -101,6 +113,10 @@ pub(super) struct Met {
     pub(super) shrunk: usize,
     pub(super) freezes: usize,
     pub(super) failed: usize,
+    pub(super) verified: usize,
+    pub(super) found: usize,
+    pub(super) served: usize,
+    pub(super) repaired: usize,
 }
 
 #[derive(Debug)]
@@ -191,6 +207,9 @@ impl World {
                 sick: false,
                 unreadable: false,
                 spoilt: false,
+                bad: BTreeSet::new(),
+                rotten: BTreeMap::new(),
+                differs: None,
                 never_flushes: false,
             }
         };
@@ -285,6 +304,9 @@ impl World {
             && self.wires.iter().all(|wire| wire.frames.iter().all(VecDeque::is_empty))
             && self.nodes.iter().all(|node| node.jobs.is_empty() && node.orders.is_empty() && node.reports.is_empty())
             && self.nodes[self.row.holder].leads == Some(self.row.epoch)
+            // Met, too: who is a member since a hand-over may still hold a write that nobody was told of.
+            && self.nodes[self.row.holder].told.mirrored.len() == self.nodes.len() - 1
+            && self.nodes.iter().all(|node| node.rotten.is_empty())
     }
 
     pub(super) fn step(&mut self) -> Outcome {
@@ -303,6 +325,7 @@ impl World {
             10..=19 if !self.calm => self.hand_over(node),
             20..=49 => self.restart(node),
             50..=79 => self.connect(node),
+            80..=84 if self.weather.verifies => self.operate(),
             90..=139 => self.decide(node),
             140..=199 => self.step_replica(node, Event::Tick),
             200..=299 => self.order(node),
@@ -349,6 +372,7 @@ impl World {
                 }
             }
             Effect::Answer { id, result } => self.told(node, id, result)?,
+            Effect::Tell(notice) => self.noticed(node, notice)?,
             Effect::Report(report) => {
                 if report.caught_up.is_some() && report.caught_up != self.nodes[node].told.caught_up {
                     self.nodes[node].hazy = false;
@@ -431,9 +455,13 @@ impl World {
 
     fn do_job(&mut self, node: usize, job: &Job, mark: usize) -> Answer {
         let (range, change) = (job.span().map(|span| self.place(span)), self.bytes_of(job));
+        let sectors = job.span().map_or(0..0, |span| self.sectors(span));
         let here = &mut self.nodes[node];
         let reads = matches!(job, Job::Read(_) | Job::Digest(_));
         if reads && std::mem::take(&mut here.unreadable) {
+            here.bad.insert(sectors.start);
+        }
+        if reads && here.bad.range(sectors.clone()).next().is_some() {
             return Answer::Failed;
         }
         if !reads && std::mem::take(&mut here.sick) {
@@ -456,6 +484,8 @@ impl World {
                 let (at, bytes) = change.expect("it changes data");
                 let sticky = matches!(job, Job::Write { fua: true, .. } | Job::Zero { fua: true, .. });
                 here.data.write(at, &bytes, sticky);
+                here.bad.retain(|sector| !sectors.contains(sector));
+                here.rotten.retain(|sector, _| !sectors.contains(sector));
             }
         }
         Answer::Done
