@@ -37,20 +37,16 @@ class DelayLine:
 
 
 def _carry(listener: socket.socket, to: int, one_way_s: float, bytes_s: float | None) -> None:
-    poll = select.epoll()
-    poll.register(listener, select.EPOLLIN)
+    heard = {listener.fileno()}
     ends: dict[int, tuple[socket.socket, socket.socket]] = {}  # by what is read: it, and where that goes
     under_way: deque[tuple[float, int, bytes]] = deque()
     free: dict[int, float] = {}  # when the line has room again, each way
     held = 0
     while True:
-        wait = max(0.0, under_way[0][0] - time.monotonic() - SPIN_S) if under_way else -1
-        if held > HELD and bytes_s:
-            time.sleep(wait)
-            ready = []
-        else:
-            ready = poll.poll(wait)
-        for number, _ in ready:
+        wait = max(0.0, under_way[0][0] - time.monotonic() - SPIN_S) if under_way else None
+        # Not epoll, which counts in milliseconds.
+        full = held > HELD and bytes_s is not None
+        for number in select.select([] if full else heard, [], [], wait)[0]:
             if number == listener.fileno():
                 here, there = listener.accept()[0], socket.socket()
                 if there.connect_ex(("127.0.0.1", to)) != 0:
@@ -59,7 +55,7 @@ def _carry(listener: socket.socket, to: int, one_way_s: float, bytes_s: float | 
                 for one, other in ((here, there), (there, here)):
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     ends[one.fileno()] = (one, other)
-                    poll.register(one, select.EPOLLIN)
+                    heard.add(one.fileno())
             elif number in ends:
                 try:
                     piece = ends[number][0].recv(PIECE)
@@ -69,7 +65,7 @@ def _carry(listener: socket.socket, to: int, one_way_s: float, bytes_s: float | 
                 under_way.append((free[number] + one_way_s, number, piece))
                 held += len(piece)
                 if not piece:
-                    poll.unregister(number)
+                    heard.discard(number)
         # Of two ways with a rate one may be due before the other's first.
         while due := next((one for one in under_way if one[0] <= time.monotonic()), None):
             under_way.remove(due)
