@@ -339,14 +339,20 @@ fn a_new_holder_shows_nothing_that_its_members_may_lack() {
 /// who is even: members are met first.
 #[test]
 fn a_member_without_marks_is_met_before_anything_is_shown() {
-    let mut told = Told::leading(4, [name("other")].into());
+    let mut told = Told::with_standby(0);
+    told.step(Event::Fence);
+    told.step(Event::Promise { epoch: Epoch(2) });
+    told.disk();
+    told.step(Event::Lead { epoch: Epoch(2), need: [name("other")].into() });
+    told.disk();
     let other = told.machine.store().superblock().slot_of(&name("other")).expect("it is a member");
     assert_eq!(told.machine.store().marks(other), 0);
+    told.answers.clear();
     told.step(Event::Ask { id: RequestId(1), ask: Ask::Read(span(0, 4096)) });
     told.disk();
     assert!(told.answers.is_empty());
     assert_eq!(told.report.missing, [name("other")].into(), "and whoever is not there is left out");
-    told.step(Event::Need { epoch: Epoch(1), need: BTreeSet::new(), seen: u64::MAX });
+    told.step(Event::Need { epoch: Epoch(2), need: BTreeSet::new(), seen: u64::MAX });
     told.disk();
     assert_eq!(told.answers.len(), 1);
 }

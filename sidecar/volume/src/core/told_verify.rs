@@ -21,7 +21,7 @@ impl Told {
     }
 
     /// A primary, alone in its set, with a standby that has everything; the node knows.
-    fn with_standby(features: u64) -> Self {
+    pub(super) fn with_standby(features: u64) -> Self {
         let mut told = Self::leading(8, [].into());
         told.step(Event::Connected { link: LINK });
         let mut caps = other();
