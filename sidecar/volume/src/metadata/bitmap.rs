@@ -37,7 +37,8 @@ impl Bitmap {
         Self { tag, words, ones, unsaved: BTreeMap::new(), saving: Vec::new(), version: 0 }
     }
 
-    /// From the disk; what can not be read is full. Also says how many pages that were.
+    /// From the disk; what can not be read is full, and to be written so: a page that fails to be read once may be read well the
+    /// next time, as it was. Also says how many pages that were.
     pub(super) fn recover(tag: u64, geometry: &Geometry, mut read: impl FnMut(u32) -> Option<Bytes>) -> (Self, u32) {
         let mut map = Self::full(tag, geometry);
         let mut bad = 0;
@@ -48,7 +49,10 @@ impl Bitmap {
                     map.words[from..from + words.len()].copy_from_slice(&words);
                     map.version = map.version.max(version);
                 }
-                None => bad += 1,
+                None => {
+                    bad += 1;
+                    map.unsaved.insert(page, Unsaved::Sets);
+                }
             }
         }
         map.ones = map.words.iter().map(|word| u64::from(word.count_ones())).sum();

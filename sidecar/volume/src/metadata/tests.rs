@@ -103,6 +103,37 @@ fn a_peer_that_differs_stays_so_until_all_of_it_is_in_question() {
     assert_eq!(found(&disk).slots().collect::<Vec<_>>(), [two]);
 }
 
+/// A page of a bitmap fails to be read at one start: everything is marked. What is marked then must be on the disk before the log
+/// forgets it, for at the next start the page may be read well, and say what it said before.
+#[test]
+fn a_page_that_is_read_well_again_says_nothing_old() {
+    let (mut store, mut disk) = format(2);
+    let peer = store.slot(&name("peer"), |_| false).expect("room");
+    store.clear_all(peer);
+    let save = |store: &mut Store, disk: &mut BTreeMap<u64, Vec<u8>>, waiting: &[[u32; 1]], idle: bool| {
+        while let Some(batch) = store.next_batch(waiting.iter().map(|one| &one[..]), idle) {
+            disk.extend(batch.pages.iter().map(|(at, page)| (*at, page.to_vec())));
+            store.persisted(batch.number);
+        }
+    };
+    save(&mut store, &mut disk, &[], true);
+    let page = geometry(2).bitmap_page(peer, 0) * PAGE as u64;
+    let missing = |at: u64| disk.get(&at).filter(|_| at != page).map(|page| Bytes::copy_from_slice(page));
+    let (mut store, recovery) = Store::recover(missing).expect("a superblock");
+    assert_eq!(recovery.bitmap_pages_lost, 1);
+    // A write that this peer lacks, and as many others as make the log forget it.
+    save(&mut store, &mut disk, &[[0]], false);
+    store.claim(&[0]);
+    store.mark(peer, Span { volume: VolumeNo(0), at: 0, len: 4096 });
+    store.release(&[0]);
+    for other in 1..4 {
+        save(&mut store, &mut disk, &[[other]], false);
+    }
+    assert!(!store.is_hot(0), "the log has forgotten it");
+    let (store, _) = Store::recover(|at| disk.get(&at).map(|page| Bytes::copy_from_slice(page))).expect("a superblock");
+    assert!(store.marked(peer, 0) & 1 != 0, "it is reported clean");
+}
+
 #[test]
 fn history_is_bounded_and_only_grows_forward() {
     let (mut store, _) = format(3);
