@@ -9,14 +9,12 @@
 use crate::config::{VolumeConfig, VolumesConfig};
 use crate::identity::{PeerKey, random_hex};
 use crate::node::Node;
-use crate::node::event::{Event, Replica};
-use crate::node::tenure::Phase;
 use crate::peers::pins::Pins;
 use crate::peers::tls;
 use crate::state_dir::{StateDir, StateError};
-use lease::ids::{Epoch, Incarnation, Lineage};
+use bridge::{Bridge, Heard};
+use lease::ids::{Epoch, Incarnation};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,13 +131,6 @@ pub struct Start<'a> {
     pub pins: Arc<Pins>,
 }
 
-/// What the machine is to hear.
-#[derive(Debug)]
-pub struct Heard {
-    pub replica: Replica,
-    pub failed: Option<Event>,
-}
-
 /// The volumes at work, as the core has them.
 #[derive(Debug)]
 pub struct Volumes {
@@ -147,15 +138,7 @@ pub struct Volumes {
     admission: Arc<Admission>,
     leads: watch::Receiver<Option<Epoch>>,
     shown: Operated,
-    /// What was told last.
-    lineage: Option<Lineage>,
-    led: Option<Epoch>,
-    closing: Option<u64>,
-    need: BTreeSet<Incarnation>,
-    frozen: bool,
-    seen: u64,
-    answered: u64,
-    report: Report,
+    bridge: Bridge,
 }
 
 impl Volumes {
@@ -199,20 +182,7 @@ impl Volumes {
         let group = Arc::new(Group::start(parts, tell).await?);
         let commander = group.commander();
         let shown = Operated { names, survey: shown, commander, verify_mib_s: config.verify_mib_s };
-        let volumes = Self {
-            group,
-            admission,
-            leads: led,
-            shown,
-            lineage: None,
-            led: None,
-            closing: None,
-            need: BTreeSet::new(),
-            frozen: false,
-            seen: 0,
-            answered: 0,
-            report: Report::default(),
-        };
+        let volumes = Self { group, admission, leads: led, shown, bridge: Bridge::default() };
         Ok((volumes, reports))
     }
 
@@ -248,78 +218,37 @@ impl Volumes {
     /// A report has come: what the machine is to hear of it.
     #[must_use]
     pub fn heard(&mut self, report: Report) -> Heard {
-        let replica = Replica {
-            consistent: report.consistent,
-            promised: report.promised,
-            caught_up: report.caught_up,
-            mirrored: report.mirrored.clone(),
-            missing: report.missing.clone(),
-            closed: report.closed,
-        };
-        self.seen = report.number;
-        let failed = self.led.filter(|_| report.failed && !self.report.failed).map(|epoch| {
-            let reason = "the disk failed or stands still: what the volumes are asked ends in errors".into();
-            Event::ResourceFailed { epoch, resource: "volumes".into(), reason }
-        });
-        for peer in report.diverged.difference(&self.report.diverged) {
+        let before = self.bridge.report();
+        for peer in report.diverged.difference(&before.diverged) {
             tracing::error!(
                 %peer,
                 "this replica and that one both hold writes that the other never had: both are kept as they are; decide which one counts, wipe the other, and create it anew"
             );
         }
-        if report.stranger && !self.report.stranger {
+        if report.stranger && !before.stranger {
             tracing::error!(
                 "the volumes' data is another cluster's: it takes no part here; create the replica anew, or correct the configuration"
             );
         }
-        self.report = report;
-        Heard { replica, failed }
+        self.bridge.heard(report)
     }
 
     /// What the replica tells its peers by the heartbeat.
     #[must_use]
     pub fn is_consistent(&self) -> bool {
-        self.report.consistent
+        self.bridge.report().consistent
     }
 
     pub fn promise(&self, epoch: Epoch) {
         self.tell(Said::Promise { epoch });
     }
 
-    /// Lets the volumes do what the machine may do now. After each step, before what follows from it: what this node accepts
-    /// next, nothing older is taken any more.
+    /// Lets the volumes do what the machine may do now. After each step, before what follows from it.
     pub fn follow(&mut self, node: &Node) {
-        let lineage = node.lineage();
-        if lineage != self.lineage.as_ref()
-            && let Some(lineage) = lineage
-        {
-            self.lineage = Some(lineage.clone());
-            self.tell(Said::Belong { lineage: lineage.clone() });
-        }
-        self.admission.set(node.takes_writes_from().filter(|_| self.lineage.is_some()));
-        if let Some(number) = node.closing()
-            && self.closing.replace(number) != Some(number)
-        {
-            self.tell(Said::Close { number });
-        }
-        let Some(tenure) = node.holding().filter(|tenure| tenure.phase != Phase::Activating) else {
-            if self.led.take().is_some() {
-                self.tell(Said::Fence);
-            }
-            return;
-        };
-        let (epoch, need): (Epoch, BTreeSet<_>) = (tenure.epoch, tenure.authority.need().cloned().collect());
-        if self.led != Some(epoch) {
-            self.led = Some(epoch);
-            (self.need, self.frozen) = (need.clone(), false);
-            self.tell(Said::Lead { epoch, need });
-        } else if self.need != need || self.answered != self.seen {
-            (self.need, self.answered) = (need.clone(), self.seen);
-            self.tell(Said::Need { epoch, need, seen: self.seen });
-        }
-        if self.frozen != tenure.frozen {
-            self.frozen = tenure.frozen;
-            self.tell(Said::Freeze { frozen: tenure.frozen });
+        let orders = self.bridge.follow(node);
+        self.admission.set(orders.admit);
+        for event in orders.tell {
+            self.tell(event);
         }
     }
 

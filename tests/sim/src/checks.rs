@@ -179,7 +179,7 @@ impl World {
         }
         if lossy && here {
             // The operator gave up what only others have: from here on, this is the truth.
-            let contents = self.hosts[host].replica.sectors.clone();
+            let contents = self.hosts[host].replica.sure();
             self.history.begin_again(&contents);
         }
     }
@@ -219,7 +219,7 @@ impl World {
             let number = number_of(member);
             let Some(host) = self.hosts.iter().position(|host| host.replica.incarnation == number) else { continue };
             let acknowledged = (0..self.history.len()).map(|sector| self.history.last(sector));
-            if let Some((sector, last, has)) = i3(acknowledged, &self.hosts[host].replica.sectors) {
+            if let Some((sector, last, has)) = i3(acknowledged, &self.hosts[host].replica.sure()) {
                 let what = format!(
                     "{} is in sync at epoch {} and has {has} in sector {sector}; acknowledged is {last}",
                     NAMES[host], row.epoch
@@ -282,7 +282,7 @@ impl World {
     /// A volume opens: an accepted loss is final from here on.
     pub(crate) fn opened(&mut self, host: usize, epoch: u64) {
         if self.god.lossy.take_if(|lossy| *lossy == epoch).is_some() {
-            self.history.given_up(&self.hosts[host].replica.sectors, epoch);
+            self.history.given_up(&self.hosts[host].replica.image(), epoch);
         }
     }
 

@@ -1,168 +1,178 @@
-//! The data path, as a model of the rules that the replication core must keep; that core replaces it once it exists.
-//!
-//! Each node has one durable replica. The holder writes locally and to its peers in order, and acknowledges a write once it
-//! is durable here and on every member of the machine's own `need`, each acknowledgement naming epoch and incarnation, with
-//! the gate open. A standby refuses what is of a lower epoch than promised, and makes a higher one durable first.
+//! The data path: each node's volumes are the replication core that ships, on a simulated disk, between a workload that reads and
+//! writes them and the node's machine. Here is what the daemon's threads and the kernel do for it.
 //!
 //! ```text
-//!  holder                                      standby
-//!    hello(session, epoch) ───────────────────▶ promise it durably
-//!    ◀─────────────────────────────── welcome(incarnation)
-//!    member:    what is unacknowledged again ─▶ in order, durable, acknowledged
-//!    no member: start ────────────────────────▶ marks itself inconsistent first
-//!               copy of each sector, writes ──▶
-//!               done (waited for from here) ──▶ consistent, caught up in this epoch
+//!  node::Node ──bridge──▶ orders ──▶ ┌───────────────────────┐ ──▶ jobs, batches ──▶ disk
+//!      ▲                             │ volume::core::Replica │
+//!      └──bridge── reports ◀──────── └───────────────────────┘ ◀─▶ wires ◀─▶ the other nodes'
+//!                                              ▲ asks
+//!                                           workload
 //! ```
-//! Simplified: a sector is written whole or not at all, a resync copies everything, and disks do not fail.
+//! Orders and reports come a moment later, for the volumes have a thread of their own; which frames may be taken holds at once.
+//! Several volumes are one group, small enough that the log of hot extents does not hold all of them.
 
+use crate::disk::{Disk, SECTOR};
 use crate::history::Version;
-use crate::network::PeerMessage;
 use crate::trace::Us;
 use crate::world::{Happening, Message, NAMES, Who, World};
-use lease::authority::Standing;
+use bridge::Bridge;
+use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
-use node::Node;
-use node::event::{Event, Replica as Told};
-use node::tenure::Phase;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use volume::core::{Answer, Ask, Effect, Event, Io, Job, Notice, Replica as Machine, Report, RequestId, Setup};
+use volume::ids::{Digest, Life, Span, VolumeNo};
+use volume::metadata::{Batch, DataState, Geometry, PAGE, Recovery, Store, unclaimed};
+use volume::wire::Message as Word;
 
-/// A session without progress for this long is given up, and begun again a little later.
-const SILENCE: Us = 1_000_000;
-const AGAIN: Us = 200_000;
-/// An idle session is asked for a sign of life this often.
-const KEEPALIVE: Us = 400_000;
+/// Sectors of the history in one volume, and how far apart they are: two in a chunk of 4 KiB.
+const PER_VOLUME: usize = 4;
+const APART: usize = 2_048;
+const CHUNK_SHIFT: u8 = 12;
+/// Extents that the log holds: one is a volume.
+const SLOTS: u16 = 2;
 
-/// What is on the disk.
+/// By what a client's write counts as acknowledged: each is a promise that no single failure takes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It is written through (FUA), and answered.
+    Through,
+    /// The volume offers no volatile cache, and has answered it.
+    NoCache,
+    /// It is answered, and a flush that was asked for then is, too.
+    Flushed,
+}
+
+impl Durability {
+    pub const ALL: [Self; 3] = [Self::Through, Self::NoCache, Self::Flushed];
+}
+
+/// Where the history's sectors are on the volumes.
+fn place(sector: usize) -> Span {
+    let volume = VolumeNo(u32::try_from(sector / PER_VOLUME).expect("small"));
+    Span { volume, at: (sector % PER_VOLUME * APART) as u64, len: SECTOR as u64 }
+}
+
+/// And in the image of all of them, one behind the other.
+fn offset(span: Span) -> usize {
+    span.volume.0 as usize * PER_VOLUME * APART + usize::try_from(span.at).expect("small")
+}
+
+fn written(version: Version) -> Bytes {
+    let one = [version.epoch.to_le_bytes(), version.seq.to_le_bytes()].concat();
+    one.iter().copied().cycle().take(SECTOR).collect::<Vec<u8>>().into()
+}
+
+fn read(bytes: &[u8]) -> Version {
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight"));
+    Version { epoch: number(0), seq: number(8) }
+}
+
+/// Any function will do that both sides use.
+fn digest(bytes: &[u8]) -> Digest {
+    let mut sums = [0xcbf2_9ce4_8422_2325_u64, 1, 2, 3];
+    for word in bytes.chunks_exact(8) {
+        let word = u64::from_le_bytes(word.try_into().expect("eight"));
+        for (at, sum) in (0_u32..).zip(&mut sums) {
+            *sum = (*sum ^ word.rotate_left(7 * at)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    Digest(sums.map(u64::to_le_bytes).concat().try_into().expect("four times eight"))
+}
+
+/// What is on the disks, and what it is called.
 #[derive(Clone, Debug)]
 pub struct Replica {
     /// Number of the incarnation.
     pub incarnation: u32,
     pub promised: u64,
     pub consistent: bool,
-    pub sectors: Vec<Version>,
+    sectors: usize,
+    data: Disk,
+    meta: Disk,
 }
 
-/// What waits for the disk, in order.
-#[derive(Clone, Debug)]
-enum Op {
-    /// The holder's own write.
-    Own { sector: usize, version: Version },
-    /// A standby's: acknowledged once durable.
-    Frame { from: usize, session: u64, seq: u64, epoch: u64, what: Frame },
-    /// Everything taken before is durable now.
-    Promise { epoch: u64 },
-}
-
-/// Each submitter has a queue of its own at the disk; only within one is the order kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// The volume's own writes.
-    Own = 0,
-    /// What peers sent.
-    Peers = 1,
-}
-
-#[derive(Debug, Default)]
-pub struct Disk {
-    queues: [VecDeque<Op>; 2],
-    busy_until: [Us; 2],
-    pub stalled_until: Us,
-    /// Raised when the queue is lost.
-    generation: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub enum Frame {
-    /// You are a member: this is the handshake of this epoch.
-    Member,
-    Start,
-    Copy {
-        sector: usize,
-        version: Version,
-    },
-    Write {
-        sector: usize,
-        version: Version,
-    },
-    Done,
-    KeepAlive,
-}
-
-#[derive(Clone, Debug)]
-pub enum DataMessage {
-    Hello { session: u64, epoch: u64 },
-    Welcome { session: u64, incarnation: u32 },
-    Frame { session: u64, seq: u64, epoch: u64, what: Frame },
-    Ack { session: u64, seq: u64, epoch: u64, incarnation: u32, what: Frame },
-}
-
-/// A write of the holder that is not acknowledged.
-#[derive(Clone, Debug)]
-struct InFlight {
-    sector: usize,
-    version: Version,
-    submitted: Us,
-    durable_here: bool,
-    /// Incarnations, by number.
-    durable_at: u64,
-}
-
-/// The holder's end of a session.
-#[derive(Clone, Debug)]
-struct Session {
-    number: u64,
-    /// After the welcome.
-    incarnation: Option<u32>,
-    sent: u64,
-    acked: u64,
-    progress: Us,
-    /// How many sectors are copied; all of them for a member.
-    copied: usize,
-    /// Writes up to this number are in what is copied, and are not sent by themselves.
-    covered: u64,
-    /// Nothing is completed without this peer.
-    waited_for: bool,
-    /// It has everything that was ever completed.
-    mirrored: bool,
-}
-
-/// The daemon's part: gone with its process.
-#[derive(Debug, Default)]
-pub struct Volume {
-    epoch: u64,
-    pub open: bool,
-    /// The workload has ended; what it wrote has not.
-    pub closing: bool,
-    seq: u64,
-    latest: Vec<Version>,
-    in_flight: VecDeque<InFlight>,
-    sessions: Vec<Option<Session>>,
-    again_at: Vec<Us>,
-    /// As standby: for each peer its session and the next number in it.
-    incoming: Vec<Option<(u64, u64)>>,
-    caught_up: Option<u64>,
-    /// What the machine has asked it to close by, and by what it has.
-    asked_to_close: Option<u64>,
-    closed: Option<u64>,
-}
-
-impl Volume {
+impl Replica {
+    /// Blank disks. Without volumes a replica is nothing but its name.
     #[must_use]
-    pub fn new(hosts: usize) -> Self {
-        Self { sessions: vec![None; hosts], again_at: vec![0; hosts], incoming: vec![None; hosts], ..Self::default() }
+    pub fn blank(incarnation: u32, sectors: usize, volumes: bool) -> Self {
+        let replica = Self {
+            incarnation,
+            promised: 0,
+            consistent: true,
+            sectors: if volumes { sectors } else { 0 },
+            data: Disk::default(),
+            meta: Disk::default(),
+        };
+        if !volumes {
+            return replica;
+        }
+        let size = PER_VOLUME * APART;
+        let geometry = Geometry::new(vec![size as u64; sectors / PER_VOLUME], CHUNK_SHIFT, SLOTS).expect("possible");
+        let (_, pages) = Store::format(unclaimed(), name(incarnation), geometry.clone());
+        let mut meta = Disk::blank(usize::try_from(geometry.area()).expect("small"));
+        for (at, page) in pages {
+            meta.write(usize::try_from(at).expect("small"), &page, true);
+        }
+        Self { data: Disk::blank(size * (sectors / PER_VOLUME)), meta, ..replica }
     }
 
-    /// The device is gone: what was under way ends in error, here.
-    pub fn drop_device(&mut self) {
-        self.open = false;
-        self.closing = false;
-        self.in_flight.clear();
-        self.sessions.fill(None);
+    /// What a snapshot of the disks would be.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self { data: self.data.copy(), meta: self.meta.copy(), ..*self }
     }
+
+    fn recover(&self) -> (Store, Recovery) {
+        let page = |at: u64| {
+            let at = usize::try_from(at).expect("small");
+            (at + PAGE <= self.meta.len()).then(|| Bytes::copy_from_slice(self.meta.read(at..at + PAGE)))
+        };
+        Store::recover(page).expect("nothing spoils both superblocks")
+    }
+
+    /// What is known of it while no process runs.
+    fn look(&mut self) {
+        if !self.meta.is_empty() {
+            let (store, _) = self.recover();
+            self.consistent = store.superblock().state == DataState::Whole;
+            self.promised = self.promised.max(store.superblock().promised.0);
+        }
+    }
+
+    /// Each sector as it is read now.
+    #[must_use]
+    pub fn image(&self) -> Vec<Version> {
+        (0..self.sectors).map(|sector| read(self.data.read(bytes_of(sector)))).collect()
+    }
+
+    /// Each sector after the worst loss of power.
+    #[must_use]
+    pub fn sure(&self) -> Vec<Version> {
+        (0..self.sectors).map(|sector| read(&self.data.sure(bytes_of(sector)))).collect()
+    }
+
+    /// The first byte in which the images differ.
+    #[must_use]
+    pub fn differs_from(&self, other: &Self) -> Option<usize> {
+        let (mine, theirs) = (self.data.read(0..self.data.len()), other.data.read(0..other.data.len()));
+        mine.iter().zip(theirs).position(|(mine, theirs)| mine != theirs)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set(&mut self, sector: usize, version: Version) {
+        self.data.flushed(usize::MAX);
+        self.data.write(bytes_of(sector).start, &written(version), true);
+    }
+}
+
+/// Enough of a sector to tell its version.
+fn bytes_of(sector: usize) -> std::ops::Range<usize> {
+    let at = offset(place(sector));
+    at..at + 16
 }
 
 #[must_use]
-pub fn incarnation(number: u32) -> Incarnation {
+pub fn name(number: u32) -> Incarnation {
     Incarnation::new(format!("r{number}")).expect("a valid name")
 }
 
@@ -171,464 +181,453 @@ pub fn number_of(incarnation: &Incarnation) -> u32 {
     incarnation.as_str()[1..].parse().expect("r and a number")
 }
 
-fn bit(incarnation: u32) -> u64 {
-    1 << (incarnation % 64)
+/// A write of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Write {
+    sector: usize,
+    version: Version,
+    submitted: Us,
+}
+
+/// What the workload waits for.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Write(Write),
+    /// That makes this write durable.
+    Flush(Write),
+    /// As it starts it reads everything.
+    Read {
+        sector: usize,
+        order: u64,
+    },
+}
+
+/// A workload that is being started.
+#[derive(Debug)]
+struct Start {
+    order: u64,
+    epoch: Epoch,
+    /// Nothing more of it comes up before then.
+    due: Us,
+    /// Once it reads: what it has not read yet.
+    unread: Option<usize>,
+}
+
+/// The daemon's part: gone with its process.
+#[derive(Debug, Default)]
+pub struct Volume {
+    machine: Option<Machine>,
+    bridge: Bridge,
+    /// What may be taken, as the node's thread has said; and as the machine has heard.
+    admit: Option<Epoch>,
+    admitted: Option<Epoch>,
+    /// When the last order and the last report arrive; and the reports on their way.
+    ordered: Us,
+    reported: Us,
+    reports: VecDeque<Report>,
+    /// What is at the disks, by number; a flush knows how much it covers.
+    jobs: BTreeMap<u64, (Io, Job, usize)>,
+    submitted: u64,
+    batch: Option<Batch>,
+    asks: BTreeMap<RequestId, Asked>,
+    asked: u64,
+    seq: u64,
+    start: Option<Start>,
+    open: bool,
+    /// The workload has ended; what it wrote has not.
+    closing: bool,
+    /// For each peer: no attempt to connect before then.
+    pub again_at: Vec<Us>,
+}
+
+impl Volume {
+    #[must_use]
+    pub fn new(hosts: usize) -> Self {
+        Self { again_at: vec![0; hosts], ..Self::default() }
+    }
+
+    #[must_use]
+    pub fn leads(&self) -> Option<Epoch> {
+        self.machine.as_ref().and_then(Machine::leads)
+    }
+
+    /// As its node has heard.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        self.bridge.report().consistent
+    }
+
+    /// As holder: the other replica holds what this one never had.
+    #[must_use]
+    pub fn is_diverged_from(&self, other: &Incarnation) -> bool {
+        self.leads().is_some() && self.bridge.report().diverged.contains(other)
+    }
+
+    /// It has been part of the cluster's data: not blank.
+    #[must_use]
+    pub fn has_history(&self) -> bool {
+        self.machine.as_ref().is_some_and(|machine| !machine.store().superblock().generations.is_empty())
+    }
+
+    /// The workload is told to end: it begins nothing more.
+    pub fn shut(&mut self) {
+        self.open = false;
+        self.start = None;
+    }
+
+    /// Its processes are killed: nobody waits for an answer any more.
+    pub fn abandon(&mut self) {
+        self.shut();
+        self.asks.clear();
+        self.closing = false;
+    }
 }
 
 impl World {
-    /// What the replication tells the machine.
-    fn told(&self, host: usize) -> Told {
-        let here = &self.hosts[host];
-        let mirrored: BTreeSet<Incarnation> = here
-            .volume
-            .sessions
-            .iter()
-            .flatten()
-            .filter(|session| session.mirrored)
-            .filter_map(|session| session.incarnation.map(incarnation))
-            .collect();
-        Told {
-            consistent: here.replica.consistent,
-            promised: Epoch(here.replica.promised),
-            caught_up: here.volume.caught_up.map(Epoch),
-            mirrored,
-            // Here a peer's data and its node share each link: one that is out of reach does not answer.
-            missing: BTreeSet::new(),
-            closed: here.volume.closed,
-        }
-    }
+    // --- the process ---------------------------------------------------------------------------------------------
 
-    /// What the replication has to say comes a moment later: it runs beside the machine, and may be held up.
-    fn tell_soon(&mut self, host: usize, closed: Option<u64>) {
-        let delay =
-            if self.dice.below(20) == 0 { self.dice.between(1_000, 100_000) } else { self.dice.between(20, 400) };
-        let who = Who::Node { host, life: self.hosts[host].life };
-        self.queue.push(self.now + delay, Happening::To { who, what: Message::VolumeSays { closed } });
-    }
-
-    /// What it says is as it is now; and that it has closed only where it is closed now.
-    pub(crate) fn volume_says(&mut self, host: usize, closed: Option<u64>) {
-        let here = &mut self.hosts[host];
-        let shut = here.node.as_ref().is_some_and(|node| node.takes_writes_from().is_none());
-        if closed.is_some() && shut {
-            here.volume.closed = closed;
-            here.volume.incoming.fill(None);
-        }
-        self.tell_machine(host);
-    }
-
-    /// After each step of the machine.
-    pub(crate) fn close_volume(&mut self, host: usize) {
-        let here = &mut self.hosts[host];
-        let Some(closing) = here.node.as_ref().and_then(Node::closing) else { return };
-        if here.volume.asked_to_close.replace(closing) != Some(closing) {
-            self.tell_soon(host, Some(closing));
-        }
-    }
-
-    /// Says it, where there are volumes to say anything of.
-    pub(crate) fn tell_machine(&mut self, host: usize) {
-        if self.weather.volumes {
-            let told = self.told(host);
-            self.step(host, Event::Replica(told));
-        }
-    }
-
-    // --- the disk ------------------------------------------------------------------------------------------------
-
-    fn submit(&mut self, host: usize, op: Op) {
-        let took = if self.dice.below(40) == 0 { self.dice.between(1_000, 30_000) } else { self.dice.between(80, 500) };
-        let disk = &mut self.hosts[host].disk;
-        let lane = if matches!(op, Op::Own { .. }) { Lane::Own } else { Lane::Peers };
-        let done = disk.busy_until[lane as usize].max(self.now).max(disk.stalled_until) + took;
-        disk.busy_until[lane as usize] = done;
-        disk.queues[lane as usize].push_back(op);
-        let generation = disk.generation;
-        self.queue.push(done, Happening::Disk { host, generation, lane });
-    }
-
-    pub(crate) fn disk_done(&mut self, host: usize, generation: u64, lane: Lane) {
-        let here = &mut self.hosts[host];
-        if here.disk.generation != generation {
+    /// The daemon opens its replica, as standby.
+    pub(crate) fn start_volume(&mut self, host: usize) {
+        if !self.weather.volumes {
             return;
         }
-        if here.disk.stalled_until > self.now {
-            self.queue.push(here.disk.stalled_until, Happening::Disk { host, generation, lane });
-            return;
-        }
-        let promise = matches!(here.disk.queues[lane as usize].front(), Some(Op::Promise { .. }));
-        if promise && !here.disk.queues[Lane::Own as usize].is_empty() {
-            // It is a barrier for both.
-            self.queue.push(self.now + 1_000, Happening::Disk { host, generation, lane });
-            return;
-        }
-        let Some(op) = here.disk.queues[lane as usize].pop_front() else { return };
-        match op {
-            Op::Own { sector, version } => {
-                here.replica.sectors[sector] = version;
-                if let Some(write) = here.volume.in_flight.iter_mut().find(|write| write.version == version) {
-                    write.durable_here = true;
-                }
-                if here.is_frozen() {
-                    return;
-                }
-                self.complete(host);
-            }
-            Op::Frame { from, session, seq, epoch, what } => {
-                here.replica.apply(&what);
-                let incarnation = here.replica.incarnation;
-                let ended = matches!(what, Frame::Done | Frame::Member);
-                if ended {
-                    here.replica.consistent = true;
-                    here.volume.caught_up = Some(epoch);
-                }
-                let ack = DataMessage::Ack { session, seq, epoch, incarnation, what };
-                let who = Who::Node { host, life: here.life };
-                let message = Message::Durable { to: from, ack, told: ended };
-                // What the process does with it waits while it stands still.
-                self.queue.push(self.now, Happening::To { who, what: message });
-            }
-            Op::Promise { epoch } => {
-                here.replica.promised = here.replica.promised.max(epoch);
-                let who = Who::Node { host, life: here.life };
-                self.queue.push(self.now, Happening::To { who, what: Message::Promised });
-            }
-        }
-    }
-
-    pub(crate) fn durable(&mut self, host: usize, to: usize, ack: DataMessage, told: bool) {
-        if told {
-            self.tell_machine(host);
-        }
-        self.send(host, to, PeerMessage::Data(host, ack));
-    }
-
-    /// The process is gone; the kernel or the disk may have got to some of what waited.
-    pub(crate) fn lose_queue(&mut self, host: usize) {
+        let write_through = self.weather.durability == Durability::NoCache;
         let here = &mut self.hosts[host];
-        here.disk.generation += 1;
-        here.disk.busy_until = [0; 2];
-        for op in std::mem::take(&mut here.disk.queues).into_iter().flatten() {
-            let landed = self.dice.below(2) == 0;
-            match op {
-                Op::Own { sector, version } if landed => here.replica.sectors[sector] = version,
-                Op::Frame { what: what @ (Frame::Copy { .. } | Frame::Write { .. }), .. } if landed => {
-                    here.replica.apply(&what);
-                }
-                _ => {}
+        let (mut store, recovery) = here.replica.recover();
+        let name = name(here.replica.incarnation);
+        if store.superblock().incarnation != name {
+            for (at, page) in store.rename(name) {
+                here.replica.meta.write(usize::try_from(at).expect("small"), &page, true);
             }
+            here.replica.meta.flushed(usize::MAX);
         }
+        let setup = Setup { life: Life(here.life), write_through };
         here.volume = Volume::new(self.weather.nodes);
+        here.volume.machine = Some(Machine::new(setup, store, recovery.is_guess()));
+        self.step_volume(host, Event::Tick);
     }
 
-    // --- the machine's orders ------------------------------------------------------------------------------------
-
-    pub(crate) fn promise(&mut self, host: usize, epoch: u64) {
-        self.submit(host, Op::Promise { epoch });
-    }
-
-    /// The volumes open; what the replica holds is what there is to read.
-    pub(crate) fn open_volume(&mut self, host: usize, epoch: u64) {
+    /// The process is gone. What was on its way to the disks has landed, or not; without power, what was in caches, too.
+    pub(crate) fn end_volume(&mut self, host: usize, power: bool) {
+        let dice = &mut self.dice;
         let here = &mut self.hosts[host];
-        if here.volume.epoch != epoch {
-            let sectors = here.replica.sectors.clone();
-            let hosts = here.volume.sessions.len();
-            here.volume = Volume { epoch, latest: sectors.clone(), ..Volume::new(hosts) };
-            here.cache = sectors;
-        }
-        here.volume.open = true;
-        here.volume.closing = false;
-        self.opened(host, epoch);
-    }
-
-    /// Nothing that was written waits for anything: not at a disk, and not for an acknowledgement.
-    pub(crate) fn is_quiet(&self, host: usize) -> bool {
-        let here = &self.hosts[host];
-        here.volume.in_flight.is_empty() && here.disk.queues.iter().all(VecDeque::is_empty)
-    }
-
-    /// After each step of the machine: a device belongs to one unbroken tenure.
-    pub(crate) fn sync_volume(&mut self, host: usize) {
-        let here = &mut self.hosts[host];
-        let held = here.node.as_ref().and_then(|node| node.holding()).map(|tenure| tenure.epoch.0);
-        if here.volume.epoch != 0 && held != Some(here.volume.epoch) {
-            here.volume.drop_device();
-            here.volume.epoch = 0;
-        }
-        if here.volume.closing || !here.volume.in_flight.is_empty() {
-            self.complete(host);
-        }
-    }
-
-    // --- the holder ----------------------------------------------------------------------------------------------
-
-    /// The workload writes a sector. False: there is no device to write to, or the gate is closed.
-    pub(crate) fn write(&mut self, host: usize, sector: usize) -> bool {
-        let moment = self.hosts[host].clock.read(self.now);
-        let here = &mut self.hosts[host];
-        let serves = here.node.as_ref().is_some_and(|node| node.serves(moment));
-        if !serves || !here.volume.open || here.is_frozen() {
-            return false;
-        }
-        here.volume.seq += 1;
-        let version = Version { epoch: here.volume.epoch, seq: here.volume.seq };
-        here.volume.latest[sector] = version;
-        let submitted = self.now;
-        here.volume.in_flight.push_back(InFlight { sector, version, submitted, durable_here: false, durable_at: 0 });
-        self.history.submitted(sector, version);
-        self.submit(host, Op::Own { sector, version });
-        for peer in 0..self.hosts.len() {
-            if self.hosts[host].volume.sessions[peer].as_ref().is_some_and(|session| session.incarnation.is_some()) {
-                self.frame(host, peer, Frame::Write { sector, version });
+        let volume = std::mem::replace(&mut here.volume, Volume::new(self.weather.nodes));
+        for (_, job, _) in volume.jobs.into_values() {
+            if let Some((at, bytes)) = change(&job) {
+                here.replica.data.tear(at, &bytes, dice);
             }
         }
-        true
-    }
-
-    fn frame(&mut self, host: usize, peer: usize, what: Frame) {
-        let volume = &mut self.hosts[host].volume;
-        let epoch = volume.epoch;
-        let Some(session) = &mut volume.sessions[peer] else { return };
-        if session.acked == session.sent {
-            session.progress = self.now;
+        for (at, page) in volume.batch.into_iter().flat_map(|batch| batch.pages) {
+            here.replica.meta.tear(usize::try_from(at).expect("small"), &page, dice);
         }
-        session.sent += 1;
-        let message = DataMessage::Frame { session: session.number, seq: session.sent, epoch, what };
-        self.send(host, peer, PeerMessage::Data(host, message));
+        if power {
+            here.replica.data.lose_power(dice);
+            here.replica.meta.lose_power(dice);
+        }
+        here.replica.look();
     }
 
-    /// Whether this node may acknowledge anything at this moment.
-    fn may_acknowledge(&self, host: usize) -> bool {
-        let here = &self.hosts[host];
-        let Some(tenure) = here.node.as_ref().and_then(|node| node.holding()) else { return false };
-        tenure.phase != Phase::Activating
-            && !tenure.frozen
-            && tenure.authority.standing(here.clock.read(self.now)) != Standing::None
+    /// At each tick of the daemon.
+    pub(crate) fn tend_volume(&mut self, host: usize) {
+        self.step_volume(host, Event::Tick);
+        self.begin_reading(host);
+        self.tend_wires(host);
     }
 
-    /// Acknowledges what is durable everywhere that it must be, in order; closes the volume once nothing is left.
-    pub(crate) fn complete(&mut self, host: usize) {
-        while self.violation.is_none() && self.complete_next(host) {}
+    // --- the replication's machine ---------------------------------------------------------------------------------
+
+    pub(crate) fn step_volume(&mut self, host: usize, event: Event) {
         let here = &mut self.hosts[host];
-        let drained = here.disk.queues[Lane::Own as usize].is_empty();
+        let now = here.clock.read(self.now);
+        let life = here.life;
         let volume = &mut here.volume;
-        if volume.closing && volume.in_flight.is_empty() && drained {
-            volume.closing = false;
-            self.step(host, Event::WorkloadDown);
+        let Some(machine) = &mut volume.machine else { return };
+        let mut effects = Vec::new();
+        if volume.admitted != volume.admit {
+            volume.admitted = volume.admit;
+            machine.step(Event::Admit { from: volume.admit }, now, &mut effects);
+        }
+        machine.step(event, now, &mut effects);
+        here.replica.consistent = machine.store().superblock().state == DataState::Whole;
+        self.counts.volume_steps += 1;
+        self.trace.mark(now.boottime_us, effects.len() as u64);
+        for effect in effects {
+            if self.hosts[host].life != life || self.crashes_here(host, crate::host::Part::Volume) {
+                return;
+            }
+            self.volume_effect(host, effect);
         }
     }
 
-    fn complete_next(&mut self, host: usize) -> bool {
-        if self.hosts[host].volume.in_flight.is_empty() || !self.may_acknowledge(host) {
-            return false;
+    fn volume_effect(&mut self, host: usize, effect: Effect) {
+        match effect {
+            Effect::Submit { io, job } => {
+                let here = &mut self.hosts[host];
+                here.volume.submitted += 1;
+                let (number, mark) = (here.volume.submitted, here.replica.data.mark());
+                here.volume.jobs.insert(number, (io, job, mark));
+                self.at_disk(host, number);
+            }
+            Effect::Persist(batch) => {
+                self.hosts[host].volume.batch = Some(batch);
+                self.at_disk(host, 0);
+            }
+            Effect::Send { link, frame } => {
+                match &frame.message {
+                    Word::Resync => {
+                        self.counts.resyncs += 1;
+                        self.trace.line(self.now, NAMES[host], || "begins a resync".into());
+                    }
+                    Word::Copy { .. } => self.counts.chunks_copied += 1,
+                    Word::Compare { .. } => self.counts.chunks_compared += 1,
+                    _ => {}
+                }
+                self.send_frame(host, link, frame);
+            }
+            Effect::HangUp { link, why } => {
+                self.trace.line(self.now, NAMES[host], || format!("volume hangs up: {why:?}"));
+                self.hang_up(host, link);
+            }
+            Effect::Answer { id, result } => self.volume_answers(host, id, result.ok()),
+            Effect::Tell(notice) => self.noticed(host, &notice),
+            Effect::Report(report) => {
+                let at = (self.now + self.hold_up()).max(self.hosts[host].volume.reported + 1);
+                let here = &mut self.hosts[host];
+                here.replica.promised = here.replica.promised.max(report.promised.0);
+                here.volume.reported = at;
+                here.volume.reports.push_back(report);
+                let who = Who::Node { host, life: here.life };
+                self.queue.push(at, Happening::To { who, what: Message::Reported });
+            }
         }
+    }
+
+    fn noticed(&mut self, host: usize, notice: &Notice) {
+        // Nobody verifies here, and no disk fails to read.
+        self.broken("data", format!("{}'s volume says {notice:?}", NAMES[host]));
+    }
+
+    /// What a thread takes to come to it; seldom it is held up.
+    fn hold_up(&mut self) -> Us {
+        if self.dice.below(20) == 0 { self.dice.between(1_000, 100_000) } else { self.dice.between(20, 400) }
+    }
+
+    /// After each step of the node's machine, before what follows from it.
+    pub(crate) fn follow(&mut self, host: usize) {
         let here = &mut self.hosts[host];
-        let Some(tenure) = here.node.as_ref().and_then(|node| node.holding()) else { return false };
-        let members = tenure.authority.need().map(number_of);
-        let waited = here.volume.sessions.iter().flatten().filter(|session| session.waited_for);
-        let joining = waited.filter_map(|session| session.incarnation);
-        let need = members.chain(joining).fold(0, |all, one| all | bit(one));
-        let done = |write: &mut InFlight| write.durable_here && write.durable_at & need == need;
-        let Some(write) = here.volume.in_flight.pop_front_if(done) else { return false };
-        here.cache[write.sector] = here.cache[write.sector].max(write.version);
-        self.counts.acknowledged += 1;
-        self.acknowledged(host, write.sector, write.version, write.submitted);
+        let Some(node) = here.node.as_ref().filter(|_| here.volume.machine.is_some()) else { return };
+        let orders = here.volume.bridge.follow(node);
+        here.volume.admit = orders.admit;
+        for event in orders.tell {
+            self.order_volume(host, event);
+        }
+    }
+
+    pub(crate) fn order_volume(&mut self, host: usize, event: Event) {
+        let at = (self.now + self.hold_up()).max(self.hosts[host].volume.ordered + 1);
+        let here = &mut self.hosts[host];
+        here.volume.ordered = at;
+        let who = Who::Node { host, life: here.life };
+        self.queue.push(at, Happening::To { who, what: Message::Ordered(Box::new(event)) });
+    }
+
+    pub(crate) fn reported(&mut self, host: usize) {
+        let volume = &mut self.hosts[host].volume;
+        let Some(report) = volume.reports.pop_front() else { return };
+        let heard = volume.bridge.heard(report);
+        if let Some(failed) = heard.failed {
+            let who = Who::Node { host, life: self.hosts[host].life };
+            self.queue.push(self.now, Happening::To { who, what: Message::Event(Box::new(failed)) });
+        }
+        self.step(host, node::event::Event::Replica(heard.replica));
+    }
+
+    // --- the disks -------------------------------------------------------------------------------------------------
+
+    /// Something is at the disks: a job by its number, or 0 for the batch of metadata.
+    fn at_disk(&mut self, host: usize, number: u64) {
+        let usual = self.weather.disk_us;
+        let took = if self.dice.below(40) == 0 {
+            self.dice.between(usual, 30_000.max(2 * usual))
+        } else {
+            self.dice.between(80, usual)
+        };
+        let here = &self.hosts[host];
+        let at = self.now.max(here.stalled_until) + took;
+        self.queue.push(at, Happening::Disk { host, life: here.life, number });
+    }
+
+    pub(crate) fn disk_done(&mut self, host: usize, life: u64, number: u64) {
+        let here = &mut self.hosts[host];
+        if here.life != life {
+            return;
+        }
+        if here.stalled_until > self.now {
+            self.queue.push(here.stalled_until, Happening::Disk { host, life, number });
+            return;
+        }
+        let event = if number == 0 {
+            let Some(batch) = here.volume.batch.take() else { return };
+            // One page is written through; several are written and then flushed.
+            let alone = batch.pages.len() == 1;
+            for (at, page) in &batch.pages {
+                here.replica.meta.write(usize::try_from(*at).expect("small"), page, alone);
+            }
+            if !alone {
+                here.replica.meta.flushed(usize::MAX);
+            }
+            Event::Persisted { batch: batch.number }
+        } else {
+            let Some((io, job, mark)) = here.volume.jobs.remove(&number) else { return };
+            let data = &mut here.replica.data;
+            let answer = match &job {
+                Job::Read(span) => Answer::Data(Bytes::copy_from_slice(data.read(range(*span)))),
+                Job::Digest(span) => Answer::Digest(digest(data.read(range(*span)))),
+                Job::Flush => {
+                    data.flushed(mark);
+                    // Marks of flushes under way count from what is left.
+                    here.volume.jobs.values_mut().for_each(|(_, _, other)| *other = other.saturating_sub(mark));
+                    Answer::Done
+                }
+                Job::Write { .. } | Job::Zero { .. } | Job::Trim(_) => {
+                    let (at, bytes) = change(&job).expect("it changes data");
+                    let sure = matches!(job, Job::Write { fua: true, .. } | Job::Zero { fua: true, .. });
+                    data.write(at, &bytes, sure);
+                    Answer::Done
+                }
+            };
+            Event::Done { io, answer }
+        };
+        // What the process does with it waits while it stands still.
+        let who = Who::Node { host, life };
+        self.queue.push(self.now, Happening::To { who, what: Message::Ordered(Box::new(event)) });
+    }
+
+    // --- the workload ----------------------------------------------------------------------------------------------
+
+    /// It is to be started: once its volumes are there, and it has read them.
+    pub(crate) fn start_on_volume(&mut self, host: usize, order: u64, epoch: Epoch, due: Us) {
+        let volume = &mut self.hosts[host].volume;
+        volume.closing = false;
+        volume.start = Some(Start { order, epoch, due, unread: None });
+    }
+
+    /// After each step of the volume: once it leads, a workload that is to be started reads.
+    pub(crate) fn begin_reading(&mut self, host: usize) {
+        let here = &mut self.hosts[host];
+        let leads = here.volume.leads();
+        let Some(start) = here.volume.start.as_mut().filter(|start| Some(start.epoch) == leads) else { return };
+        if start.unread.is_some() {
+            return;
+        }
+        start.unread = Some(self.history.len());
+        let (order, epoch) = (start.order, start.epoch);
+        self.opened(host, epoch.0);
+        for sector in 0..self.history.len() {
+            self.ask(host, Asked::Read { sector, order }, Ask::Read(place(sector)));
+        }
+    }
+
+    fn ask(&mut self, host: usize, asked: Asked, ask: Ask) {
+        let volume = &mut self.hosts[host].volume;
+        volume.asked += 1;
+        let id = RequestId(volume.asked);
+        volume.asks.insert(id, asked);
+        self.step_volume(host, Event::Ask { id, ask });
+    }
+
+    /// A write was answered, and now its client wants it durable.
+    pub(crate) fn flush(&mut self, host: usize, write: Write) {
+        // Unless nobody waits for it any more.
+        if self.hosts[host].volume.open {
+            self.ask(host, Asked::Flush(write), Ask::Flush);
+        }
+    }
+
+    /// The workload writes a sector. False: there is no device to write to.
+    pub(crate) fn write(&mut self, host: usize, sector: usize) -> bool {
+        let here = &mut self.hosts[host];
+        let takes = here.volume.machine.as_ref().is_some_and(Machine::takes_requests);
+        let Some(epoch) = here.volume.leads().filter(|_| here.volume.open && takes && !here.is_frozen()) else {
+            return false;
+        };
+        here.volume.seq += 1;
+        let version = Version { epoch: epoch.0, seq: here.volume.seq };
+        self.history.submitted(sector, version);
+        let write = Write { sector, version, submitted: self.now };
+        let (span, fua) = (place(sector), self.weather.durability == Durability::Through);
+        let ask = Ask::Write { volume: span.volume, at: span.at, data: written(version), fua };
+        self.ask(host, Asked::Write(write), ask);
         true
     }
 
-    /// The holder's sessions: begin, keep alive, give up.
-    pub(crate) fn tend_sessions(&mut self, host: usize) {
-        if !self.hosts[host].volume.open && !self.hosts[host].volume.closing {
-            return;
-        }
-        for peer in 0..self.hosts.len() {
-            if peer == host {
-                continue;
-            }
-            let volume = &mut self.hosts[host].volume;
-            match &volume.sessions[peer] {
-                None if volume.again_at[peer] <= self.now => {
-                    self.sessions += 1;
-                    let number = self.sessions;
-                    let epoch = volume.epoch;
-                    volume.sessions[peer] = Some(Session {
-                        number,
-                        incarnation: None,
-                        sent: 0,
-                        acked: 0,
-                        progress: self.now,
-                        copied: 0,
-                        covered: 0,
-                        waited_for: false,
-                        mirrored: false,
-                    });
-                    self.send(host, peer, PeerMessage::Data(host, DataMessage::Hello { session: number, epoch }));
-                }
-                Some(session)
-                    if (session.incarnation.is_none() || session.acked < session.sent)
-                        && self.now - session.progress > SILENCE =>
-                {
-                    self.break_session(host, peer);
-                }
-                Some(session)
-                    if session.incarnation.is_some()
-                        && session.acked == session.sent
-                        && self.now - session.progress > KEEPALIVE =>
-                {
-                    self.frame(host, peer, Frame::KeepAlive);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    pub(crate) fn break_session(&mut self, host: usize, peer: usize) {
-        let volume = &mut self.hosts[host].volume;
-        let Some(session) = volume.sessions[peer].take() else { return };
-        volume.again_at[peer] = self.now + AGAIN;
-        // The machine hears it before anything is completed without that peer.
-        if session.mirrored {
-            self.tell_machine(host);
-        }
-        self.complete(host);
-    }
-
-    fn welcomed(&mut self, host: usize, peer: usize, number: u64, incarnation: u32) {
+    fn volume_answers(&mut self, host: usize, id: RequestId, answer: Option<Bytes>) {
         let here = &mut self.hosts[host];
-        let tenure = here.node.as_ref().and_then(|node| node.holding());
-        let member = tenure.is_some_and(|tenure| tenure.authority.need().any(|one| number_of(one) == incarnation));
-        let Some(session) = here.volume.sessions[peer].as_mut().filter(|session| session.number == number) else {
-            return;
-        };
-        if session.incarnation.is_some() {
-            return;
-        }
-        session.incarnation = Some(incarnation);
-        session.progress = self.now;
-        if member {
-            session.waited_for = true;
-            session.copied = here.replica.sectors.len();
-            let missing: Vec<_> = here
-                .volume
-                .in_flight
-                .iter()
-                .filter(|write| write.durable_at & bit(incarnation) == 0)
-                .map(|write| Frame::Write { sector: write.sector, version: write.version })
-                .collect();
-            self.frame(host, peer, Frame::Member);
-            for write in missing {
-                self.frame(host, peer, write);
+        let Some(asked) = here.volume.asks.remove(&id) else { return };
+        match (asked, answer) {
+            (Asked::Write(write), Some(_)) if self.weather.durability == Durability::Flushed => {
+                let at = self.now + self.dice.between(20, 300);
+                let who = Who::Node { host, life: self.hosts[host].life };
+                self.queue.push(at, Happening::To { who, what: Message::Flush(write) });
+                return;
             }
-        } else {
-            session.covered = here.volume.seq;
-            self.counts.resyncs += 1;
-            self.trace.line(self.now, NAMES[host], || format!("resyncs {}", NAMES[peer]));
-            self.frame(host, peer, Frame::Start);
-            self.copy_next(host, peer, number);
+            (Asked::Write(write) | Asked::Flush(write), Some(_)) => {
+                here.cache[write.sector] = here.cache[write.sector].max(write.version);
+                self.counts.acknowledged += 1;
+                self.acknowledged(host, write.sector, write.version, write.submitted);
+            }
+            (Asked::Read { sector, order }, Some(bytes)) => {
+                here.cache[sector] = read(&bytes);
+                let Some(start) = here.volume.start.as_mut().filter(|start| start.order == order) else { return };
+                let unread = start.unread.as_mut().expect("it reads");
+                *unread -= 1;
+                if *unread == 0 {
+                    let (epoch, at) = (start.epoch, start.due.max(self.now));
+                    here.volume.start = None;
+                    here.volume.open = true;
+                    let (power, who) = (here.power, Who::Node { host, life: here.life });
+                    self.queue.push(at, Happening::Up { host, power, order, epoch, who });
+                }
+            }
+            // Whether a write was done is unknown. A workload that cannot read does not come up.
+            (_, None) => {}
         }
+        self.close_device(host);
     }
 
-    pub(crate) fn copy_next(&mut self, host: usize, peer: usize, number: u64) {
-        let copy_us = self.weather.copy_us;
+    /// The workload's processes are gone.
+    pub(crate) fn close_soon(&mut self, host: usize) {
+        self.hosts[host].volume.closing = true;
+        self.close_device(host);
+    }
+
+    /// The device closes when nothing that the workload asked is left.
+    fn close_device(&mut self, host: usize) {
         let volume = &mut self.hosts[host].volume;
-        let Some(session) = volume.sessions[peer].as_mut().filter(|session| session.number == number) else { return };
-        let sector = session.copied;
-        if sector < volume.latest.len() {
-            session.copied += 1;
-            let version = volume.latest[sector];
-            self.frame(host, peer, Frame::Copy { sector, version });
-            let who = Who::Node { host, life: self.hosts[host].life };
-            let at = self.now + self.dice.between(copy_us / 2, copy_us);
-            self.queue.push(at, Happening::To { who, what: Message::CopyNext { peer, session: number } });
-        } else {
-            // From here on nothing is completed without it: once it has this frame it has everything.
-            session.waited_for = true;
-            self.frame(host, peer, Frame::Done);
+        if volume.closing && volume.asks.is_empty() {
+            volume.closing = false;
+            self.step(host, node::event::Event::WorkloadDown);
         }
     }
 
-    fn acked(&mut self, host: usize, peer: usize, ack: &DataMessage) {
-        let DataMessage::Ack { session: number, seq, epoch, incarnation, what } = ack else { return };
-        let volume = &mut self.hosts[host].volume;
-        if volume.epoch != *epoch {
-            return;
-        }
-        let Some(session) = volume.sessions[peer].as_mut().filter(|session| session.number == *number) else { return };
-        if session.incarnation != Some(*incarnation) || *seq != session.acked + 1 {
-            return;
-        }
-        session.acked = *seq;
-        session.progress = self.now;
-        match what {
-            Frame::Write { version, .. } => {
-                for write in volume.in_flight.iter_mut().filter(|write| write.version == *version) {
-                    write.durable_at |= bit(*incarnation);
-                }
-                self.complete(host);
-            }
-            Frame::Done | Frame::Member => {
-                session.mirrored = true;
-                let covered = session.covered;
-                for write in volume.in_flight.iter_mut().filter(|write| write.version.seq <= covered) {
-                    write.durable_at |= bit(*incarnation);
-                }
-                self.tell_machine(host);
-                self.complete(host);
-            }
-            Frame::Start | Frame::Copy { .. } | Frame::KeepAlive => {}
-        }
-    }
-
-    // --- the standby ---------------------------------------------------------------------------------------------
-
-    pub(crate) fn data_message(&mut self, host: usize, from: usize, message: DataMessage) {
-        match message {
-            DataMessage::Welcome { session, incarnation } => self.welcomed(host, from, session, incarnation),
-            DataMessage::Ack { .. } => self.acked(host, from, &message),
-            DataMessage::Hello { session, epoch } => {
-                if !self.takes(host, epoch) {
-                    return;
-                }
-                let here = &mut self.hosts[host];
-                // Durable before it is answered.
-                here.replica.promised = epoch;
-                here.volume.incoming.fill(None);
-                here.volume.incoming[from] = Some((session, 1));
-                let welcome = DataMessage::Welcome { session, incarnation: here.replica.incarnation };
-                self.send(host, from, PeerMessage::Data(host, welcome));
-            }
-            DataMessage::Frame { session, seq, epoch, what } => {
-                if !self.takes(host, epoch) {
-                    return;
-                }
-                let here = &mut self.hosts[host];
-                if here.replica.promised != epoch || here.volume.incoming[from] != Some((session, seq)) {
-                    return;
-                }
-                here.volume.incoming[from] = Some((session, seq + 1));
-                if matches!(what, Frame::Start) {
-                    // Durable before the first byte changes.
-                    here.replica.consistent = false;
-                    here.volume.caught_up = None;
-                    self.tell_soon(host, None);
-                }
-                self.submit(host, Op::Frame { from, session, seq, epoch, what });
-            }
-        }
-    }
-
-    /// Check and submission to the disk are one: nothing comes between them here.
-    fn takes(&self, host: usize, epoch: u64) -> bool {
-        let here = &self.hosts[host];
-        epoch >= here.replica.promised && here.node.as_ref().is_some_and(|node| node.takes_writes_of(Epoch(epoch)))
+    /// Nothing that was written waits for anything: not for an answer, and not at a disk.
+    pub(crate) fn is_quiet(&self, host: usize) -> bool {
+        let volume = &self.hosts[host].volume;
+        volume.asks.is_empty() && volume.jobs.is_empty() && volume.batch.is_none()
     }
 }
 
-impl Replica {
-    fn apply(&mut self, what: &Frame) {
-        match what {
-            Frame::Copy { sector, version } | Frame::Write { sector, version } => self.sectors[*sector] = *version,
-            Frame::Member | Frame::Start | Frame::Done | Frame::KeepAlive => {}
-        }
+fn range(span: Span) -> std::ops::Range<usize> {
+    let at = offset(span);
+    at..at + usize::try_from(span.len).expect("small")
+}
+
+/// Where a job writes what.
+fn change(job: &Job) -> Option<(usize, Vec<u8>)> {
+    let span = job.span()?;
+    match job {
+        Job::Write { data, .. } => Some((offset(span), data.to_vec())),
+        Job::Zero { .. } | Job::Trim(_) => Some((offset(span), vec![0; usize::try_from(span.len).expect("small")])),
+        Job::Read(_) | Job::Digest(_) | Job::Flush => None,
     }
 }

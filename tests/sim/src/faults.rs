@@ -1,6 +1,6 @@
 //! Faults: drawn by weight from those that the seed has, injected, and undone after a while.
 
-use crate::host::Standstill;
+use crate::host::{Part, Standstill};
 use crate::trace::Us;
 use crate::weather::Kind;
 use crate::world::{Happening, NAMES, World};
@@ -93,6 +93,9 @@ impl World {
         let next = self.dice.between(every / 4, every * 7 / 4);
         self.queue.push(self.now + next, Happening::Fault);
         self.keep_copies();
+        if self.dice.below(4) == 0 {
+            self.decide_for_the_holder();
+        }
         if let Some(kind) = self.weather.draw(&mut self.dice) {
             self.inject(kind);
         }
@@ -103,7 +106,7 @@ impl World {
         let host = self.dice.index(self.hosts.len());
         let here = &mut self.hosts[host];
         if here.replica.consistent && self.dice.below(4) == 0 {
-            here.snapshot = Some(here.replica.clone());
+            here.snapshot = Some(here.replica.copy());
         }
         if self.dice.below(6) == 0 && self.store.away.is_none() {
             self.store.backup.clone_from(&self.store.row);
@@ -365,7 +368,8 @@ impl World {
                 let after = u32::try_from(self.dice.below(8)).unwrap_or(0);
                 let power = self.dice.below(2) == 0;
                 self.say(kind, || format!("{name}, after {after} more"));
-                self.hosts[host].crash_after = Some((after, power));
+                let part = if self.dice.below(2) == 0 { Part::Node } else { Part::Volume };
+                self.hosts[host].crash_after = Some((after, power, part));
             }
             Kind::ShutDown if has_daemon => {
                 self.say(kind, || format!("{name}, back after {seconds:.3} s"));
@@ -424,7 +428,7 @@ impl World {
             Kind::DiskStall if self.weather.volumes => {
                 let span = span.min(4_000_000);
                 self.say(kind, || format!("{name}, {:.3} s", span as f64 / 1e6));
-                self.hosts[host].disk.stalled_until = self.now + span;
+                self.hosts[host].stalled_until = self.now + span;
             }
             Kind::Drift => {
                 let here = &self.hosts[host];

@@ -13,10 +13,11 @@
 //! | and a holder is gone: half of W in silence, the event and its repetition, the function's look at heartbeats | W/2 + 2 + 3 |
 //! | and a nomination stands that nobody drives: it is given up, and the next nominee waits | W + 3 + W |
 //! | the longer of A and B, and then: ends and starts of the workload, twice | 2 (stop + start) |
-//! | copies, a session given up and begun again, the set grown | 2 sectors · copy + 3 + 2 |
+//! | a session given up and begun again, twice, what differs copied, the set grown | 8 |
+//! | what has diverged after a loss is given up by a person, who looks every 10 s, and its node starts | 2 (10 + 1) |
 //! | where no member is left only a person can go on: asked 5 s after the end and every 10 s, and stops an instance first | 5 + 10 + 30 |
 
-use crate::data::incarnation;
+use crate::data::name;
 use crate::ec2::TABLES;
 use crate::trace::Us;
 use crate::world::{Happening, NAMES, World};
@@ -35,6 +36,10 @@ const SECOND: Us = 1_000_000;
 const STARTED: Us = 30 * SECOND;
 const WATCHED: Us = 63 * SECOND;
 const HELPED: Us = 45 * SECOND;
+/// And has made anew what has diverged, two nodes within one look each.
+const DECIDED: Us = 22 * SECOND;
+/// A session is given up after 2 s and begun again, twice; what differs is copied, and the set grown.
+const COPIED: Us = 8 * SECOND;
 
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Healing {
@@ -44,6 +49,7 @@ pub struct Healing {
     ended_since: Option<Us>,
     forced_at: Us,
     resumed_at: Us,
+    decided_at: Us,
 }
 
 impl Healing {
@@ -67,9 +73,9 @@ impl World {
             lease::policy::Policy::for_ttl(lease::time::Millis(self.longest_lease_ms)).wait_ms.0 * 1_000 * 10 / 9;
         let taken_over = STARTED + wait / 2 + 5 * SECOND + wait + 3 * SECOND + wait;
         let workload = 2 * (self.weather.start_us + self.weather.stop_us);
-        let sectors = if self.weather.volumes { self.weather.sectors as u64 } else { 0 };
-        let copies = 2 * sectors * self.weather.copy_us + 5 * SECOND;
-        let helped = if self.healing.forced_at > 0 { HELPED } else { 0 };
+        let copies = if self.weather.volumes { COPIED } else { 0 };
+        let decided = if self.healing.decided_at > 0 { DECIDED } else { 0 };
+        let helped = decided + if self.healing.forced_at > 0 { HELPED } else { 0 };
         WATCHED.max(taken_over) + workload + copies + helped
     }
 
@@ -97,7 +103,7 @@ impl World {
         for host in 0..self.hosts.len() {
             self.hosts[host].stuck = false;
             self.hosts[host].crash_after = None;
-            self.hosts[host].disk.stalled_until = 0;
+            self.hosts[host].stalled_until = 0;
         }
         self.weather.noise = crate::weather::Noise::default();
         self.queue.push(self.now + LOOK, Happening::Judge);
@@ -163,7 +169,10 @@ impl World {
             self.healing.resumed_at = self.now;
             self.resume_cluster();
         }
-        let exists = self.hosts.iter().any(|host| row.in_sync.contains(&incarnation(host.replica.incarnation)));
+        if again(self.healing.decided_at) && self.decide_for_the_holder() {
+            self.healing.decided_at = self.now;
+        }
+        let exists = self.hosts.iter().any(|host| row.in_sync.contains(&name(host.replica.incarnation)));
         if !exists && self.now - self.healing.at > GIVE_UP && again(self.healing.forced_at) {
             self.healing.forced_at = self.now;
             self.force_with_loss();
@@ -195,7 +204,7 @@ impl World {
         if self.god.last_ack < self.healing.at {
             return Some("no write was acknowledged since".into());
         }
-        let missing = self.hosts.iter().find(|host| !row.in_sync.contains(&incarnation(host.replica.incarnation)));
+        let missing = self.hosts.iter().find(|host| !row.in_sync.contains(&name(host.replica.incarnation)));
         missing.map(|host| format!("{} is not in sync", host.me.node))
     }
 
@@ -218,10 +227,10 @@ impl World {
         let holder = self.store.row.as_ref().and_then(|row| row.holder.as_ref()).map(|one| self.host_of(&one.node));
         let Some(holder) = holder.filter(|_| self.weather.volumes) else { return };
         for sector in 0..self.history.len() {
-            let has = self.hosts[holder].replica.sectors[sector];
-            let other = self.hosts.iter().find(|host| host.replica.sectors[sector] != has);
+            let has = self.hosts[holder].replica.image()[sector];
+            let other = self.hosts.iter().find(|host| host.replica.image()[sector] != has);
             if let Some(other) = other {
-                let theirs = other.replica.sectors[sector];
+                let theirs = other.replica.image()[sector];
                 let what = format!(
                     "at rest, {} has {theirs} in sector {sector}, and the holder {} has {has}",
                     other.me.node, NAMES[holder]

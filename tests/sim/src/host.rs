@@ -2,7 +2,7 @@
 //! survives as it does in reality.
 
 use crate::clock::Clock;
-use crate::data::{Disk, Replica, Volume, incarnation};
+use crate::data::{Replica, Volume, name};
 use crate::history::Version;
 use crate::network::PeerMessage;
 use crate::store::{AtTable, Want};
@@ -39,6 +39,13 @@ pub enum Standstill {
     Suspended,
 }
 
+/// Which of the daemon's two machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Node,
+    Volume,
+}
+
 #[derive(Debug)]
 pub struct Host {
     pub me: Holder,
@@ -70,12 +77,14 @@ pub struct Host {
     pub address_until: Us,
     lent: Option<(Moment, Millis)>,
     pub replica: Replica,
-    pub disk: Disk,
+    /// The disks answer nothing until then.
+    pub stalled_until: Us,
     pub volume: Volume,
     /// What the workload has read or been told is written: its own memory, which outlives the daemon.
     pub cache: Vec<Version>,
     seq: u64,
-    pub crash_after: Option<(u32, bool)>,
+    /// After so many more effects of this machine everything ends; true: by a loss of power.
+    pub crash_after: Option<(u32, bool, Part)>,
     /// Nobody starts the daemon or the machine before then.
     pub kept_down: u32,
     /// An old state of the replica, for restores.
@@ -108,9 +117,9 @@ impl Host {
             failed: false,
             address_until: 0,
             lent: None,
-            cache: replica.sectors.clone(),
+            cache: replica.image(),
             replica,
-            disk: Disk::default(),
+            stalled_until: 0,
             volume: Volume::new(hosts),
             seq: 0,
             crash_after: None,
@@ -203,7 +212,7 @@ impl World {
         here.requests.clear();
         here.crash_after = None;
         here.failed = false;
-        here.me.incarnation = incarnation(here.replica.incarnation);
+        here.me.incarnation = name(here.replica.incarnation);
         here.policy = self.config.policy.clone();
         here.without = self.deployed.out;
         let prefix = format!("{}-{:x}", NAMES[host], self.dice.roll());
@@ -220,13 +229,13 @@ impl World {
         here.node = Some(Node::new(setup, moment));
         let life = here.life;
         self.trace.line(self.now, NAMES[host], || format!("daemon starts, process {life}"));
-        self.tell_machine(host);
+        self.start_volume(host);
         let who = Who::Node { host, life };
         self.queue.push(self.now, Happening::Tick { host, life });
         self.queue.push(self.now + 1_000, Happening::To { who, what: Message::Heartbeat });
     }
 
-    fn end_process(&mut self, host: usize) {
+    fn end_process(&mut self, host: usize, power: bool) {
         let here = &mut self.hosts[host];
         let gone = Who::Node { host, life: here.life };
         here.life += 1;
@@ -234,7 +243,7 @@ impl World {
         here.paused = 0;
         here.missed.clear();
         self.forget_writes(gone);
-        self.lose_queue(host);
+        self.end_volume(host, power);
     }
 
     /// SIGKILL of the daemon. The workload lives on; the kernel ends the address when nobody extends it.
@@ -243,7 +252,7 @@ impl World {
             return;
         }
         self.trace.line(self.now, NAMES[host], || format!("daemon ends: {why}"));
-        self.end_process(host);
+        self.end_process(host, false);
         self.close_connections(host);
     }
 
@@ -253,7 +262,7 @@ impl World {
             return;
         }
         self.trace.line(self.now, NAMES[host], || "machine off".into());
-        self.end_process(host);
+        self.end_process(host, true);
         let here = &mut self.hosts[host];
         here.on = false;
         here.power += 1;
@@ -306,7 +315,7 @@ impl World {
         self.queue.push(next, Happening::Tick { host, life });
         self.step(host, Event::Tick);
         if self.hosts[host].life == life {
-            self.tend_sessions(host);
+            self.tend_volume(host);
         }
     }
 
@@ -341,30 +350,33 @@ impl World {
         let life = here.life;
         let effects = node.step(event, moment);
         self.trace.mark(moment.boottime_us, (host * 1_000 + effects.len()) as u64);
+        self.follow(host);
         for effect in effects {
-            if self.hosts[host].life != life {
+            if self.hosts[host].life != life || self.crashes_here(host, Part::Node) {
                 return;
-            }
-            if let Some((left, power)) = self.hosts[host].crash_after {
-                if left == 0 {
-                    self.hosts[host].crash_after = None;
-                    if power {
-                        self.power_off(host, true);
-                    } else {
-                        self.kill_daemon(host, "crash between two effects");
-                        let pause = self.dice.skewed(100_000, 8_000_000);
-                        self.queue.push_late(self.now + pause, Happening::StartDaemon { host });
-                    }
-                    return;
-                }
-                self.hosts[host].crash_after = Some((left - 1, power));
             }
             self.effect(host, effect, moment);
         }
-        if self.hosts[host].life == life {
-            self.close_volume(host);
-            self.sync_volume(host);
+    }
+
+    /// Whether everything ends before the next effect of this machine.
+    pub(crate) fn crashes_here(&mut self, host: usize, part: Part) -> bool {
+        let Some((left, power, _)) = self.hosts[host].crash_after.filter(|(_, _, which)| *which == part) else {
+            return false;
+        };
+        if left > 0 {
+            self.hosts[host].crash_after = Some((left - 1, power, part));
+            return false;
         }
+        self.hosts[host].crash_after = None;
+        if power {
+            self.power_off(host, true);
+        } else {
+            self.kill_daemon(host, "crash between two effects");
+            let pause = self.dice.skewed(100_000, 8_000_000);
+            self.queue.push_late(self.now + pause, Happening::StartDaemon { host });
+        }
+        true
     }
 
     fn effect(&mut self, host: usize, effect: Effect, moment: Moment) {
@@ -399,30 +411,30 @@ impl World {
             Effect::Promise { epoch } => {
                 // As the daemon that ships says of itself.
                 assert!(self.weather.volumes, "this daemon has no volumes");
-                self.promise(host, epoch.0);
+                self.order_volume(host, volume::core::Event::Promise { epoch });
             }
             Effect::StartWorkload { epoch } => {
-                if self.weather.volumes {
-                    self.open_volume(host, epoch.0);
-                }
-                let here = &mut self.hosts[host];
                 here.orders += 1;
                 let (order, power) = (here.orders, here.power);
                 here.failed = false;
                 here.running = false;
-                let took = self.dice.between(self.weather.start_us / 2, self.weather.start_us);
-                self.queue.push(self.now + took, Happening::Up { host, power, order, epoch, who });
+                let due = self.now + self.dice.between(self.weather.start_us / 2, self.weather.start_us);
+                if self.weather.volumes {
+                    self.start_on_volume(host, order, epoch, due);
+                } else {
+                    self.queue.push(due, Happening::Up { host, power, order, epoch, who });
+                }
             }
             Effect::StopWorkload => {
                 here.orders += 1;
-                here.volume.open = false;
+                here.volume.shut();
                 let (order, power) = (here.orders, here.power);
                 let took = self.dice.between(self.weather.stop_us / 2, self.weather.stop_us);
                 self.queue.push(self.now + took, Happening::Down { host, power, order, who });
             }
             Effect::KillWorkload => {
                 here.orders += 1;
-                here.volume.drop_device();
+                here.volume.abandon();
                 let (order, power) = (here.orders, here.power);
                 let took = self.dice.between(500, 30_000);
                 self.queue.push(self.now + took, Happening::Down { host, power, order, who });
@@ -445,7 +457,7 @@ impl World {
             Effect::Exit => {
                 self.trace.line(self.now, NAMES[host], || "daemon exits".into());
                 self.hosts[host].drop_address();
-                self.end_process(host);
+                self.end_process(host, false);
                 self.close_connections(host);
             }
         }
@@ -502,8 +514,7 @@ impl World {
     /// Nothing of the workload is left; the volume closes once what was written has ended.
     pub(crate) fn workload_ended(&mut self, host: usize, order: u64) {
         if self.hosts[host].orders == order {
-            self.hosts[host].volume.closing = true;
-            self.complete(host);
+            self.close_soon(host);
         }
     }
 
@@ -530,7 +541,7 @@ impl World {
         let (epoch, beat) = view.seen.unwrap_or_default();
         // Where asynchronous standbys count at all, one that is no member is a second behind; without volumes each is whole.
         let volumes = self.weather.volumes;
-        let lag = (volumes && self.weather.may_lose()).then_some(Millis(1_000));
+        let lag = (self.weather.may_lose() && here.volume.has_history()).then_some(Millis(1_000));
         let state = if here.failed {
             "failed"
         } else if here.running {
@@ -553,7 +564,7 @@ impl World {
             beat,
             hears: view.hears,
             resources: vec![ResourceHealth { name: "app".into(), state: state.into(), problem: None }],
-            replica: Health { consistent: !volumes || here.replica.consistent, lag_ms: lag },
+            replica: Health { consistent: !volumes || here.volume.is_consistent(), lag_ms: lag },
         };
         let here = &mut self.hosts[host];
         here.seq += 1;

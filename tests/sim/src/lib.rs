@@ -3,13 +3,14 @@
 //!
 //! ```text
 //!  Weather (a seed's subset of faults) ─▶ World ─▶ Queue: what is due, in order of simulated time
-//!     hosts: node::Node, clocks, address, workload, replica          functions: lambdas::operate, lambdas::watch
-//!     network, store (the row), ec2, bus, clients, operator          checks: I1-I8, history, liveness
+//!     hosts: node::Node, volume::core::Replica, clocks, address,     functions: lambdas::operate, lambdas::watch
+//!            disks, workload
+//!     network, wires, store (the row), ec2, bus, clients, operator   checks: I1-I8, history, liveness
 //! ```
 //! Nothing in here reads a clock or has a thread; the binary does. The same seed gives the same run, to the last event.
 //!
 //! A quarter of the clusters has no volumes, as where none are configured: there the lease, the addresses and the routes are all
-//! that there is to judge. In the others the data path is a model, see [`data`].
+//! that there is to judge. In the others each node has a replica on disks that lose and tear what was not flushed, see [`data`].
 //!
 //! What is abstracted: the peer link's TLS and pins; the table's encoding; the workload is one resource; reads of the
 //! configuration by nodes (they have it at their start); a replaced instance (its id never changes); a disk that is put back
@@ -23,6 +24,7 @@ pub mod cloud;
 pub mod data;
 pub mod deploy;
 pub mod dice;
+pub mod disk;
 pub mod ec2;
 pub mod faults;
 pub mod heal;
@@ -38,6 +40,7 @@ pub mod store;
 pub mod stories;
 pub mod trace;
 pub mod weather;
+pub mod wires;
 pub mod world;
 
 #[cfg(test)]

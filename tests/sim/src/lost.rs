@@ -3,9 +3,8 @@
 //! Whoever loses its disk is a new replica: its incarnation, which is kept beside the data, is another. Not in here: a disk put
 //! back in place together with its incarnation. Nothing tells that replica from the one that it was.
 
-use crate::data::{Replica, incarnation};
+use crate::data::{Replica, name};
 use crate::faults::Undo;
-use crate::history::Version;
 use crate::trace::Us;
 use crate::weather::Kind;
 use crate::world::{NAMES, World};
@@ -21,7 +20,7 @@ impl World {
         let host = nominee.filter(|_| self.dice.below(2) == 0).unwrap_or(drawn);
         let has_all = |one: usize| {
             let replica = &self.hosts[one].replica;
-            row.in_sync.contains(&incarnation(replica.incarnation)) && replica.consistent
+            row.in_sync.contains(&name(replica.incarnation)) && replica.consistent
         };
         if (0..self.hosts.len()).filter(|one| *one != host).all(|one| !has_all(one)) {
             return false;
@@ -35,23 +34,45 @@ impl World {
         self.counts.disks.one(whose);
         let role = ["the holder", "the nominee", "neither holds nor accepts"][whose];
         self.say(kind, || format!("{}, {role}", NAMES[host]));
+        self.renew(host, kind);
+        let pause = self.dice.skewed(200_000, 5_000_000);
+        self.undo_after(pause, Undo::Daemon { host });
+        true
+    }
+
+    /// After a takeover with loss, what the new holder lacks is still on other disks, and the volumes refuse to lose it unasked. The
+    /// operator looks at that now and then, and decides for the holder: the others are made anew.
+    pub(crate) fn decide_for_the_holder(&mut self) -> bool {
+        let Some(row) = self.store.row.clone().filter(|row| row.activated && self.store.away.is_none()) else {
+            return false;
+        };
+        let Some(holder) = row.holder.as_ref().map(|holder| self.host_of(&holder.node)) else { return false };
+        let mut decided = false;
+        for host in (0..self.hosts.len()).filter(|host| *host != holder) {
+            let other = name(self.hosts[host].replica.incarnation);
+            if self.hosts[holder].volume.is_diverged_from(&other) && !row.in_sync.contains(&other) {
+                self.trace.line(self.now, "operator", || format!("gives up what only {} holds", NAMES[host]));
+                self.counts.decided += 1;
+                self.renew(host, Kind::Wipe);
+                self.undo_after(1_000_000, Undo::Daemon { host });
+                decided = true;
+            }
+        }
+        decided
+    }
+
+    fn renew(&mut self, host: usize, kind: Kind) {
         self.kill_daemon(host, "its replica is replaced");
         self.incarnations += 1;
         let (number, volumes, sectors) = (self.incarnations, self.weather.volumes, self.history.len());
         let here = &mut self.hosts[host];
         here.end_workload();
+        let old = here.snapshot.take().filter(|_| kind == Kind::Restore);
+        here.replica = match old {
+            Some(old) => old,
+            None => Replica::blank(number, sectors, volumes),
+        };
         here.replica.incarnation = number;
-        here.replica.promised = 0;
-        // Without volumes there is only the name.
-        here.replica.consistent = !volumes;
-        if kind == Kind::Wipe {
-            here.replica.sectors = vec![Version::default(); sectors];
-        } else if let Some(old) = here.snapshot.take() {
-            here.replica = Replica { incarnation: number, ..old };
-        }
-        let pause = self.dice.skewed(200_000, 5_000_000);
-        self.undo_after(pause, Undo::Daemon { host });
-        true
     }
 
     /// Somebody deletes the row or restores the table to an earlier state, and repairs that after a while. Only where every

@@ -1,6 +1,5 @@
 //! Between the nodes: each direction of each link is cut, lossy, slow or well on its own.
 
-use crate::data::DataMessage;
 use crate::trace::Us;
 use crate::world::{Happening, Message, Who, World};
 use lease::ids::NodeId;
@@ -12,19 +11,17 @@ pub enum PeerMessage {
     Ping(Holder, Ping),
     Pong(Holder, Pong),
     Nudge(NodeId),
-    /// Of the replication, in order within its session.
-    Data(usize, DataMessage),
 }
 
 impl PeerMessage {
-    /// As the machine sees it; `None`: it is not for the machine.
-    pub fn event(self) -> Result<Event, (usize, DataMessage)> {
-        Ok(match self {
+    /// As the machine sees it.
+    #[must_use]
+    pub fn event(self) -> Event {
+        match self {
             Self::Ping(from, ping) => Event::Pinged { from, ping },
             Self::Pong(from, pong) => Event::Ponged { from, pong },
             Self::Nudge(from) => Event::Nudged { from },
-            Self::Data(from, message) => return Err((from, message)),
-        })
+        }
     }
 }
 
@@ -33,8 +30,6 @@ pub struct Link {
     pub cut: u32,
     /// Slowed by this much, each a fault.
     pub slow: Us,
-    /// When the last ordered message arrives.
-    last: Us,
 }
 
 #[derive(Debug)]
@@ -59,7 +54,6 @@ impl World {
     pub(crate) fn send(&mut self, from: usize, to: usize, message: PeerMessage) {
         self.network.sent += 1;
         let noise = self.weather.noise.link;
-        let ordered = matches!(message, PeerMessage::Data(..));
         let link = &mut self.network.links[from][to];
         if link.cut > 0 {
             self.counts.messages_lost += 1;
@@ -68,13 +62,13 @@ impl World {
         let mut at =
             self.now + self.dice.between(150, 700) + if link.slow > 0 { self.dice.below(link.slow) } else { 0 };
         let mut copies = 1;
-        if !self.healed && self.dice.happens(if ordered { noise / 20 } else { noise }) {
+        if !self.healed && self.dice.happens(noise) {
             match self.dice.below(3) {
                 0 => {
                     self.counts.messages_lost += 1;
                     return;
                 }
-                1 if !ordered => {
+                1 => {
                     self.counts.messages_doubled += 1;
                     copies = 2;
                 }
@@ -83,10 +77,6 @@ impl World {
                     at += self.dice.skewed(1_000, 800_000);
                 }
             }
-        }
-        if ordered {
-            at = at.max(link.last + 1);
-            link.last = at;
         }
         let who = Who::Node { host: to, life: self.hosts[to].life };
         self.trace.mark(at, ((from * 8 + to) * 8) as u64 + copies);
@@ -98,6 +88,7 @@ impl World {
 
     /// The process of `gone` ended: its kernel closes the connections, and the peers see that unless they are cut off.
     pub(crate) fn close_connections(&mut self, gone: usize) {
+        self.close_wires(gone);
         for peer in 0..self.hosts.len() {
             if peer != gone && self.network.links[gone][peer].cut == 0 {
                 let who = Who::Node { host: peer, life: self.hosts[peer].life };

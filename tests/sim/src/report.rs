@@ -111,6 +111,13 @@ counts! {
     answered,
     unanswered,
     resyncs,
+    chunks_copied,
+    /// Replicas that an operator made anew because they held what the holder lacked.
+    decided,
+    chunks_compared,
+    connections,
+    /// Of the replication's machines.
+    volume_steps,
     reboots,
     routes,
     runs,

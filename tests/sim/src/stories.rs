@@ -4,7 +4,7 @@
 
 use crate::dice::Dice;
 use crate::faults::Undo;
-use crate::host::Standstill;
+use crate::host::{Part, Standstill};
 use crate::trace::Us;
 use crate::weather::Kind;
 use crate::world::{Happening, NAMES, World};
@@ -225,7 +225,7 @@ impl World {
             Story::DisksHang => {
                 self.gaps.held_up = self.dice.between(2_000_000, self.config.policy.wait_ms.0 * 1_000 + 4_000_000);
                 for host in (0..self.hosts.len()).filter(|host| *host != holder) {
-                    self.hosts[host].disk.stalled_until = self.now + self.gaps.held_up;
+                    self.hosts[host].stalled_until = self.now + self.gaps.held_up;
                 }
                 let at = self.now + self.dice.between(20_000, 400_000);
                 self.queue.push(at, Happening::StopInstance { host: holder });
@@ -267,7 +267,7 @@ impl World {
         self.table_away(if everybody { (0..=self.hosts.len()).collect() } else { vec![old] }, span);
         let dies = self.dice.below(2) == 0;
         if dies {
-            self.hosts[host].crash_after = Some((0, false));
+            self.hosts[host].crash_after = Some((0, false, Part::Node));
         }
         self.trace.line(self.now, "story", || {
             format!("{}'s acceptance is late, {} comes back; {everybody}, {dies}", NAMES[host], NAMES[old])

@@ -2,7 +2,7 @@
 //! that somebody has tampered with.
 
 use crate::checks::{i1, i3, i4};
-use crate::data::incarnation;
+use crate::data::name;
 use crate::dice::Dice;
 use crate::history::Version;
 use crate::stories::Story;
@@ -47,7 +47,7 @@ fn tamper(world: &mut World, change: impl FnOnce(&mut Row)) {
 fn nominee(row: &Row, proof: Option<ProofOfDeath>) -> Nominee {
     Nominee {
         node: holder(1).node,
-        incarnation: incarnation(2),
+        incarnation: name(2),
         epoch: row.epoch,
         beat: row.beat,
         rule: Rule::R200,
@@ -154,7 +154,7 @@ fn i1_sees_epochs_and_revs_that_go_wrong() {
 fn i2_sees_a_member_that_nobody_waits_for() {
     let mut world = serving();
     tamper(&mut world, |row| {
-        row.in_sync.insert(incarnation(9));
+        row.in_sync.insert(name(9));
     });
     assert_eq!(broken(&world), "I2");
 }
@@ -164,7 +164,7 @@ fn i3_sees_a_member_that_lacks_an_acknowledged_write() {
     let mut world = serving();
     world.check_members();
     assert_eq!(broken(&world), "nothing");
-    world.hosts[1].replica.sectors[0] = Version::default();
+    world.hosts[1].replica.set(0, Version::default());
     world.check_members();
     assert_eq!(broken(&world), "I3");
     let v = |seq| Version { epoch: 1, seq };
@@ -190,14 +190,14 @@ fn i4_sees_an_old_epoch_s_late_write() {
 fn i5_sees_an_outsider_and_half_an_image() {
     let mut world = serving();
     tamper(&mut world, |row| {
-        row.in_sync.remove(&incarnation(2));
+        row.in_sync.remove(&name(2));
     });
     assert_eq!(broken(&world), "nothing", "{:?}", world.violation);
     tamper(&mut world, |row| {
         row.epoch = row.epoch.next();
         row.beat = Beat(0);
         row.holder = Some(holder(1));
-        row.in_sync = [incarnation(2)].into();
+        row.in_sync = [name(2)].into();
     });
     assert_eq!(broken(&world), "I5");
 
@@ -250,7 +250,7 @@ fn i6_sees_a_beginning_beside_an_open_gate_and_a_false_proof_of_death() {
         row.beat = Beat(0);
         row.holder = Some(holder(1));
         row.nominee = None;
-        row.in_sync = [incarnation(2)].into();
+        row.in_sync = [name(2)].into();
     });
     assert_eq!(broken(&world), "I6");
 }
@@ -324,7 +324,7 @@ fn i3_sees_at_rest_whatever_differs_and_what_nobody_wrote() {
             world.history.submitted(2, newest);
         }
         for host in &changed {
-            world.hosts[*host].replica.sectors[2] = newest;
+            world.hosts[*host].replica.set(2, newest);
         }
         world.check_members();
         assert_eq!(broken(&world), "nothing");
@@ -344,7 +344,7 @@ fn a_disk_is_lost_by_the_holder_and_by_a_nominee_and_never_by_the_last_that_has_
     let row = world.store.row.clone().expect("a row");
     let holder = row.holder.as_ref().expect("a holder");
     assert_eq!((holder.node.as_str(), world.counts.failovers), ("b", 1));
-    assert!(row.in_sync.contains(&incarnation(3)) && row.in_sync.contains(&incarnation(2)), "back under a new name");
+    assert!(row.in_sync.contains(&name(3)) && row.in_sync.contains(&name(2)), "back under a new name");
 
     let mut world = serving();
     tamper(&mut world, |row| row.nominee = Some(nominee(row, None)));

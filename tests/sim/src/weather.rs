@@ -1,6 +1,7 @@
 //! What a seed's world is like: its size, its pace, and which faults it has at all. Each seed enables a random subset
 //! (swarm testing, Groce et al. 2012): faults that mask each other are also met without each other.
 
+use crate::data::Durability;
 use crate::dice::Dice;
 use crate::stories::{BEGINS, Story};
 use crate::trace::Us;
@@ -267,8 +268,10 @@ pub struct Weather {
     /// Mean time between two client operations.
     pub op_every: Us,
     pub sectors: usize,
-    /// Copying one sector in a resync.
-    pub copy_us: Us,
+    /// What a disk takes for something, usually at most.
+    pub disk_us: Us,
+    /// By what a write counts as acknowledged.
+    pub durability: Durability,
     /// Starting and stopping the workload.
     pub start_us: Us,
     pub stop_us: Us,
@@ -319,7 +322,8 @@ impl Weather {
             describe_lag: if dice.below(2) == 0 { 0 } else { dice.below(4_000_000) },
             op_every: dice.skewed(15_000, 150_000),
             sectors: [4, 8, 16][dice.index(3)],
-            copy_us: dice.skewed(1_000, 300_000),
+            disk_us: dice.skewed(300, 8_000),
+            durability: Durability::ALL[dice.index(Durability::ALL.len())],
             start_us: dice.skewed(20_000, 1_500_000),
             stop_us: dice.skewed(10_000, 1_500_000),
             drift: dice.below(3) != 0,
@@ -337,7 +341,6 @@ impl Weather {
             noise: Noise::default(),
             describe_lag: 0,
             lossy: false,
-            copy_us: like.copy_us.min(20_000),
             length: BEGINS + 7_000_000 + 13 * like.ttl_ms * 1_000,
             ..like.clone()
         }
@@ -360,7 +363,8 @@ impl Weather {
             describe_lag: 0,
             op_every: 50_000,
             sectors: 8,
-            copy_us: 2_000,
+            disk_us: 500,
+            durability: Durability::Through,
             start_us: 60_000,
             stop_us: 30_000,
             drift: false,

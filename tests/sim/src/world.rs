@@ -5,13 +5,13 @@ use crate::checks::{God, Violation};
 use crate::client::Read;
 use crate::clock::Clock;
 use crate::cloud::Answer;
-use crate::data::{DataMessage, Lane, Replica, incarnation};
+use crate::data::{Replica, Write, name};
 use crate::deploy::{Deployed, config};
 use crate::dice::Dice;
 use crate::ec2::{Ec2, Ec2Change, launch_time};
 use crate::faults::Undo;
 use crate::heal::Healing;
-use crate::history::{History, Version};
+use crate::history::History;
 use crate::host::Host;
 use crate::network::{Network, PeerMessage};
 use crate::queue::Queue;
@@ -21,6 +21,7 @@ use crate::store::{AtTable, Store, Tried, Want};
 use crate::stories::{BEGINS, Crossing, Gaps};
 use crate::trace::{Trace, Us};
 use crate::weather::Weather;
+use crate::wires::{Parcel, Wires};
 use lease::config::ClusterConfig;
 use lease::ids::{BootId, ClusterId, Epoch, InstanceId, NodeId};
 use lease::record::{Holder, Row};
@@ -63,20 +64,18 @@ pub enum Message {
         row: Option<Option<Arc<Row>>>,
     },
     Heartbeat,
-    Durable {
-        to: usize,
-        ack: DataMessage,
-        told: bool,
+    /// The volume's thread has heard something: from the node's, or from a disk.
+    Ordered(Box<volume::core::Event>),
+    /// The node's thread hears the volume's next report.
+    Reported,
+    /// Something has come on a connection between volumes.
+    Parcel {
+        wire: u64,
+        end: usize,
+        what: Parcel,
     },
-    Promised,
-    /// By what number it has closed, if it was asked to.
-    VolumeSays {
-        closed: Option<u64>,
-    },
-    CopyNext {
-        peer: usize,
-        session: u64,
-    },
+    /// A write was answered; its client asks for it to be durable.
+    Flush(Write),
     /// The workload's processes are gone.
     Ended {
         order: u64,
@@ -93,7 +92,7 @@ pub enum Happening {
     Tick { host: usize, life: u64 },
     To { who: Who, what: Message },
     AtTable(AtTable),
-    Disk { host: usize, generation: u64, lane: Lane },
+    Disk { host: usize, life: u64, number: u64 },
     Up { host: usize, power: u64, order: u64, epoch: Epoch, who: Who },
     Down { host: usize, power: u64, order: u64, who: Who },
     Boot { host: usize, power: u64 },
@@ -142,7 +141,7 @@ pub struct World {
     pub trace: Trace,
     pub counts: Counts,
     pub violation: Option<Violation>,
-    pub sessions: u64,
+    pub wires: Wires,
     /// How many operations of the clients before this one were reads.
     pub reads_in_a_row: u32,
     pub incarnations: u32,
@@ -155,13 +154,13 @@ pub struct World {
 }
 
 pub fn holder(host: usize) -> Holder {
-    let name = NAMES[host];
+    let node = NAMES[host];
     let (_, launched) = launch_time(0);
     Holder {
-        node: NodeId::new(name).expect("a valid name"),
-        incarnation: incarnation(u32::try_from(host).unwrap_or(0) + 1),
-        instance: InstanceId::new(format!("i-0{name}")).expect("a valid id"),
-        boot: BootId::new(format!("boot-{name}-0")).expect("a valid name"),
+        node: NodeId::new(node).expect("a valid name"),
+        incarnation: name(u32::try_from(host).unwrap_or(0) + 1),
+        instance: InstanceId::new(format!("i-0{node}")).expect("a valid id"),
+        boot: BootId::new(format!("boot-{node}-0")).expect("a valid name"),
         launched,
     }
 }
@@ -193,7 +192,7 @@ impl World {
             counts: Counts { without_volumes: u64::from(!weather.volumes), ..Counts::default() },
             violation: None,
             reads_in_a_row: 0,
-            sessions: 0,
+            wires: Wires::default(),
             incarnations: u32::try_from(hosts).unwrap_or(0),
             gaps: Gaps::default(),
             crossing: Crossing::default(),
@@ -204,12 +203,8 @@ impl World {
         };
         for host in 0..hosts {
             let (boot, raw) = world.rates(host);
-            let replica = Replica {
-                incarnation: u32::try_from(host).unwrap_or(0) + 1,
-                promised: 0,
-                consistent: true,
-                sectors: vec![Version::default(); world.weather.sectors],
-            };
+            let number = u32::try_from(host).unwrap_or(0) + 1;
+            let replica = Replica::blank(number, world.weather.sectors, world.weather.volumes);
             let clock = Clock::booted(0, boot, raw);
             world.hosts.push(Host::new(holder(host), clock, replica, hosts));
             let at = world.dice.below(500_000);
@@ -263,11 +258,11 @@ impl World {
             Happening::Tick { host, life } => self.tick(host, life),
             Happening::To { who, what } => self.deliver(who, what),
             Happening::AtTable(what) => self.at_table(what),
-            Happening::Disk { host, generation, lane } => {
+            Happening::Disk { host, life, number } => {
                 if self.hosts[host].stalled.is_some() {
-                    self.queue.push(self.now + 20_000, Happening::Disk { host, generation, lane });
+                    self.queue.push(self.now + 20_000, Happening::Disk { host, life, number });
                 } else {
-                    self.disk_done(host, generation, lane);
+                    self.disk_done(host, life, number);
                 }
             }
             Happening::Up { host, power, order, epoch, who } => {
@@ -353,14 +348,10 @@ impl World {
     fn node_told(&mut self, host: usize, what: Message) {
         match what {
             Message::Event(event) => self.step(host, *event),
-            Message::Peer(message) => match message.event() {
-                Ok(event) => self.step(host, event),
-                Err((from, message)) => self.data_message(host, from, message),
-            },
+            Message::Peer(message) => self.step(host, message.event()),
             Message::LinkLost { peer } => {
                 let node = self.hosts[peer].me.node.clone();
                 self.step(host, Event::LinkLost { node });
-                self.break_session(host, peer);
             }
             Message::RowTried { id, tries, result } => self.row_tried(id, tries, result),
             Message::RowLimit { id, tries } => self.row_limit(id, tries),
@@ -371,10 +362,13 @@ impl World {
             }
             Message::RowRead { .. } => self.step(host, Event::RowUnreadable { problem: "no answer".into() }),
             Message::Heartbeat => self.heartbeat_due(host),
-            Message::Durable { to, ack, told } => self.durable(host, to, ack, told),
-            Message::Promised => self.tell_machine(host),
-            Message::VolumeSays { closed } => self.volume_says(host, closed),
-            Message::CopyNext { peer, session } => self.copy_next(host, peer, session),
+            Message::Ordered(event) => {
+                self.step_volume(host, *event);
+                self.begin_reading(host);
+            }
+            Message::Reported => self.reported(host),
+            Message::Parcel { wire, end, what } => self.parcel(host, wire, end, what),
+            Message::Flush(write) => self.flush(host, write),
             Message::Ended { order } => self.workload_ended(host, order),
             Message::Answer { .. } => unreachable!("nodes call nobody"),
         }

@@ -69,6 +69,8 @@ const PING: Millis = Millis(250);
 /// A disk that has not answered for this long has failed: longer than EBS takes to move a volume to other hardware is not
 /// promised to anybody, and the node's lease ends when its I/O makes no progress.
 pub const STALL: Millis = Millis(10_000);
+/// Who has not looked for this long does not know how long the disk has been silent.
+const HELD_UP: Millis = Millis(1_000);
 /// Chunks of a resync on their way at once: 1 MiB with the default chunk.
 const RESYNC_WINDOW: usize = 16;
 
@@ -431,6 +433,8 @@ pub struct Replica {
     stranger: bool,
     /// A batch of metadata is on its way since then.
     persisting: Option<Moment>,
+    /// The last tick.
+    ticked: Option<Moment>,
     /// What recovery marked is a guess: compare before copying.
     guesses: bool,
     /// The last verification here, and how many there were.
@@ -460,6 +464,7 @@ impl Replica {
             failed: false,
             stranger: false,
             persisting: None,
+            ticked: None,
             guesses,
             verification: None,
             verifications: 0,
@@ -612,6 +617,11 @@ impl Replica {
     }
 
     fn tick(&mut self, now: Moment) {
+        // After a suspension, a stop or a long wait for the processor: what the disk has answered meanwhile is still to be read.
+        if self.ticked.replace(now).is_some_and(|before| now.longest_since(before) >= HELD_UP) {
+            self.works.begin_again(now);
+            self.persisting = self.persisting.map(|_| now);
+        }
         let persisting = self.persisting.map_or(Millis::ZERO, |since| now.longest_since(since));
         if !self.failed && persisting.max(self.works.slowest(now)) >= STALL {
             self.fail();

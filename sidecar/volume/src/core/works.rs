@@ -188,6 +188,11 @@ impl<O: Copy> Works<O> {
         self.works.len()
     }
 
+    /// What is running counts from now on.
+    pub(super) fn begin_again(&mut self, now: Moment) {
+        self.works.values_mut().filter_map(|work| work.since.as_mut()).for_each(|since| *since = now);
+    }
+
     /// For how long the slowest work has been running.
     pub(super) fn slowest(&self, now: Moment) -> Millis {
         let running = self.works.values().filter_map(|work| work.since);
