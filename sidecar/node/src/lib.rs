@@ -88,8 +88,9 @@ pub struct Node {
     vigil: Vigil,
     links: Links,
     desk: Desk,
-    /// The data, as the replication core last told. Without volumes nobody asks.
+    /// The data, as the replication core last told, and whether it has. Without volumes nobody asks.
     replica: Replica,
+    replica_told: bool,
     /// When its promise last rose: a row that was asked for before may well be older.
     promised_at: Moment,
     /// Since when the copies of these members are out of reach.
@@ -125,6 +126,7 @@ impl Node {
             row: None,
             row_at: now,
             replica: Replica::default(),
+            replica_told: false,
             promised_at: now,
             missing_since: BTreeMap::new(),
             vigil: Vigil::started(now),
@@ -169,6 +171,10 @@ impl Node {
                 self.missing_since.retain(|member, _| replica.missing.contains(member));
                 for member in &replica.missing {
                     self.missing_since.entry(member.clone()).or_insert(now);
+                }
+                if !std::mem::replace(&mut self.replica_told, true) {
+                    // What was read before was not compared with it.
+                    self.desk.read_wanted = true;
                 }
                 self.replica = replica;
             }
@@ -348,9 +354,12 @@ impl Node {
             }
             _ => {}
         }
-        let handed_over = self.row.as_ref().is_some_and(|row| rules::is_handed_over(row, &self.setup.me, self.past));
+        let past = self.past.max(self.setup.volumes.then_some(self.replica.promised));
+        let known = !self.setup.volumes || self.replica_told;
+        let handed_over =
+            known && self.row.as_ref().is_some_and(|row| rules::is_handed_over(row, &self.setup.me, past));
         if !starting && self.role == Role::Standby && handed_over {
-            // No earlier process can have held an epoch that began while this one watched.
+            // No earlier process can have held an epoch that began while this one watched, and that no data here was promised to.
             let row = self.row.clone().expect("it was just remembered");
             self.take_over(row, before.as_ref(), None, now);
         }

@@ -538,9 +538,11 @@ impl World {
 
     /// A write was answered, and now its client wants it durable.
     pub(crate) fn flush(&mut self, host: usize, write: Write) {
-        // Unless nobody waits for it any more.
         if self.hosts[host].volume.open {
             self.ask(host, Asked::Flush(write), Ask::Flush);
+        } else {
+            // Nobody waits for it any more.
+            self.close_device(host);
         }
     }
 

@@ -31,6 +31,15 @@ struct Sector {
     given_up: BTreeSet<Version>,
 }
 
+impl Sector {
+    /// What was given up is there again; what nobody wrote is not.
+    fn take_back(&mut self, content: Version) {
+        if self.given_up.remove(&content) {
+            self.submitted.insert(content);
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct History {
     sectors: Vec<Sector>,
@@ -137,15 +146,15 @@ impl History {
         for (sector, content) in self.sectors.iter_mut().zip(contents) {
             sector.acknowledged = *content;
             sector.read = *content;
-            if sector.given_up.remove(content) {
-                sector.submitted.insert(*content);
-            }
+            sector.take_back(*content);
         }
     }
 
-    /// The loss is final: `epoch` opens with these contents, and whatever is newer and of an older epoch is given up.
+    /// The loss is final: `epoch` opens with these contents, and whatever is newer and of an older epoch is given up. They may be
+    /// newer than what was sure when the loss was accepted, and what an earlier loss gave up.
     pub fn given_up(&mut self, contents: &[Version], epoch: u64) {
         for (sector, content) in self.sectors.iter_mut().zip(contents) {
+            sector.take_back(*content);
             let newer = sector.submitted.iter().filter(|version| *version > content && version.epoch < epoch);
             sector.given_up.extend(newer.copied().collect::<Vec<_>>());
             sector.submitted.retain(|version| version <= content || version.epoch >= epoch);

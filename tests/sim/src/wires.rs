@@ -128,8 +128,9 @@ impl World {
         let (host, peer, life) = (wire.ends[from].host, wire.ends[1 - from].host, wire.ends[1 - from].life);
         self.network.sent += 1;
         let (link, back) = (*self.network.link(host, peer), self.network.link(peer, host).cut);
-        if link.cut > 0 {
-            self.wires.get(number).expect("it is there").ends[from].held.push_back(parcel);
+        let held = &mut self.wires.get(number).expect("it is there").ends[from].held;
+        if link.cut > 0 || !held.is_empty() {
+            held.push_back(parcel);
             return;
         }
         let mut at =

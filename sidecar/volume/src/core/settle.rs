@@ -80,10 +80,10 @@ impl Replica {
     }
 
     /// Whether the node knows all that there is to say. Asked in each turn, so nothing is copied for it.
-    fn is_reported(&self, promised: Epoch) -> bool {
+    fn is_reported(&self, (promised, closed): (Epoch, Option<u64>)) -> bool {
         let told = &self.reported;
         let same = (told.consistent, told.promised, told.failed, told.stranger, told.closed)
-            == (self.is_whole(), promised, self.failed, self.stranger, self.closed);
+            == (self.is_whole(), promised, self.failed, self.stranger, closed);
         same && match &self.role {
             Role::Standby(standby) => {
                 let nothing = told.mirrored.is_empty() && told.missing.is_empty() && told.diverged.is_empty();
@@ -99,10 +99,16 @@ impl Replica {
         }
     }
 
-    /// Tells the node what has changed, before anything follows from it.
+    /// Tells the node what has changed, before anything follows from it. What was promised, and that nothing more is taken, is told
+    /// together and once it is durable: whoever asks for an epoch on a report knows of every one that this data was promised to.
     fn report(&mut self) {
-        let promised = if self.is_promised() { self.store.superblock().promised } else { self.reported.promised };
-        if self.is_reported(promised) {
+        let knows = self.is_promised();
+        if !knows && !self.failed && self.reported.number == 0 {
+            return;
+        }
+        let promised = if knows { self.store.superblock().promised } else { self.reported.promised };
+        let closed = if knows { self.closed } else { self.reported.closed };
+        if self.is_reported((promised, closed)) {
             return;
         }
         let mut report = Report {
@@ -111,7 +117,7 @@ impl Replica {
             promised,
             failed: self.failed,
             stranger: self.stranger,
-            closed: self.closed,
+            closed,
             ..Report::default()
         };
         match &self.role {

@@ -127,7 +127,7 @@ impl Replica {
                 Some(Bye::Stranger)
             } else if self.failed {
                 Some(Bye::DiskFailed)
-            } else if self.admitted.is_none_or(|from| frame.epoch < from) {
+            } else if self.admitted.is_none_or(|from| frame.epoch < from) || self.is_over(frame.epoch) {
                 Some(Bye::NotNow)
             } else {
                 None
@@ -166,6 +166,16 @@ impl Replica {
                 standing.queue.push_back(frame);
             }
         }
+    }
+
+    /// Whether this replica still leads, and hears by another's frame that its epoch is over: it is told to be fenced in a moment.
+    /// Until then it answers nothing more, and can not be a standby.
+    fn is_over(&mut self, newer: Epoch) -> bool {
+        let Role::Leading(primary) = &mut self.role else { return false };
+        if newer > primary.epoch {
+            primary.fenced_by = Some(newer);
+        }
+        true
     }
 
     /// Hangs up on the primary.

@@ -77,6 +77,17 @@ impl Told {
         told
     }
 
+    /// A process that finds its data promised to this epoch, before it has done anything.
+    fn found(promised: Epoch) -> Self {
+        let mut told = Self::new(4);
+        let (mut store, _) =
+            Store::format(Lineage::new("l").expect("a name"), name("me"), told.machine.store().geometry().clone());
+        store.change(|superblock| superblock.promised = promised);
+        told.machine = Replica::new(Setup { life: Life(2), write_through: false }, store, false);
+        told.report = Report::default();
+        told
+    }
+
     pub(super) fn step(&mut self, event: Event) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
@@ -216,10 +227,54 @@ fn what_is_said_of_a_closed_image_stays_true() {
     assert_eq!(closed(&told), (None, true), "it is open");
     told.step(Event::Admit { from: None });
     told.step(Event::Close { number: 2 });
-    assert_eq!((closed(&told), &told.hung_up[..]), ((Some(2), true), &[Bye::NotNow][..]));
+    assert_eq!(
+        (closed(&told), &told.hung_up[..]),
+        ((None, true), &[Bye::NotNow][..]),
+        "what was taken is on its way to the disk"
+    );
     told.disk();
     told.hear_write(1);
     assert_eq!((closed(&told), told.changes()), ((Some(2), true), 0));
+}
+
+/// Found by the cluster's simulator, seed 2627: the new holder's word came before the order that ended the old one's role, half of it
+/// was heard, and the new holder waited for the rest as long as for a disk.
+#[test]
+fn who_hears_of_a_later_epoch_before_it_is_fenced_is_asked_again() {
+    let mut told = Told::leading(4, [].into());
+    told.step(Event::Admit { from: Some(Epoch(2)) });
+    told.hear(Message::Hello(other()));
+    assert_eq!((&told.hung_up[..], &told.said[..]), (&[Bye::NotNow][..], &[][..]));
+    assert_eq!(told.report.fenced_by, Some(Epoch(2)));
+    told.step(Event::Ask { id: RequestId(1), ask: Ask::Read(span(0, 4096)) });
+    told.disk();
+    assert_eq!(told.answers, [], "its epoch is over");
+    told.step(Event::Fence);
+    told.hear(Message::Hello(other()));
+    told.hear(Message::Promise);
+    assert_eq!(told.said.last(), Some(&Message::Promised));
+}
+
+/// Found by the cluster's simulator, seed 3375: a process asked for an epoch on the first report, which did not say yet that this
+/// data had been promised to that very epoch. A table put back to an old state had let it look free.
+#[test]
+fn the_first_report_says_to_which_epoch_the_data_was_promised() {
+    let mut told = Told::found(Epoch(9));
+    told.stands_still = true;
+    told.step(Event::Tick);
+    told.step(Event::Close { number: 1 });
+    assert_eq!(told.report, Report::default(), "it says nothing before it knows");
+    told.stands_still = false;
+    told.step(Event::Persisted { batch: 1 });
+    assert_eq!((told.report.promised, told.report.closed, told.report.consistent), (Epoch(9), Some(1), true));
+
+    // And later: what is promised and not durable yet is not left out either.
+    let mut told = Told::standing(4);
+    told.stands_still = true;
+    told.step(Event::Promise { epoch: Epoch(3) });
+    told.step(Event::Admit { from: None });
+    told.step(Event::Close { number: 1 });
+    assert_eq!((told.report.promised, told.report.closed), (Epoch(2), None));
 }
 
 /// Found by the cluster's simulator, seed 264: a standby that had been suspended took its disk for failed, for ever.

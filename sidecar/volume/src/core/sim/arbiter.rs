@@ -13,7 +13,7 @@ impl World {
         let members = self.row.in_sync.clone();
         // Who leads now has not compared anybody.
         if !self.nodes[node].replica.as_ref().is_some_and(Replica::has_doubts) {
-            self.nodes.iter_mut().for_each(|other| other.differs = None);
+            self.nodes.iter_mut().for_each(|other| (other.differs, other.decided) = (None, false));
         }
         self.note(|| format!("n{node} holds {epoch:?} with {members:?}"));
         if std::mem::take(&mut self.nodes[node].hazy) && !self.weather.write_through {
@@ -157,6 +157,7 @@ impl World {
             self.nodes[node].growing = None;
             self.met.grown += 1;
             self.check_taken_in(number)?;
+            self.nodes[number].decided = false;
             self.note(|| format!("n{number} is in sync"));
             return self.check_mirrors();
         }

@@ -34,7 +34,7 @@ impl World {
         }
         if let Command::Resync(peer) = &command {
             let number = self.number(peer);
-            self.nodes[number].differs = None;
+            (self.nodes[number].differs, self.nodes[number].decided) = (None, true);
             self.note(|| format!("n{holder} is asked to resync n{number}"));
         }
         self.step_replica(holder, Event::Command(command))
@@ -88,8 +88,11 @@ impl World {
                     return Err(format!("n{peer} is said to differ from n{node} in sectors {sectors:?}, and does not"));
                 }
                 self.met.found += 1;
-                let at = self.at;
-                self.nodes[peer].differs.get_or_insert(at);
+                // What is found between the decision and what it begins is part of it.
+                if !self.nodes[peer].decided {
+                    let at = self.at;
+                    self.nodes[peer].differs.get_or_insert(at);
+                }
             }
             Notice::Verified(verification) => return self.check_verified(node, &verification),
             Notice::Served { .. } => self.met.served += 1,

@@ -105,7 +105,7 @@ fn sweep() {
 }
 
 /// Seeds in which a mistake must show; the first few do for most.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 60;
 
 /// Left out one at a time, each in weather in which it matters: a check fails. The whole core stands the same seeds.
 fn is_found(guard: Guard, weather: Weather) {

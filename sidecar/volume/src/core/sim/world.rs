@@ -65,6 +65,8 @@ pub(super) struct Node {
     pub(super) rotten: BTreeMap<usize, Rotten>,
     /// A verification has found it to differ, at this step, and nobody has decided since.
     pub(super) differs: Option<usize>,
+    /// Somebody has decided that it is to be resynced, and it has not been taken in since.
+    pub(super) decided: bool,
     /// Its flushes do not end.
     pub(super) never_flushes: bool,
 }
@@ -210,6 +212,7 @@ impl World {
                 bad: BTreeSet::new(),
                 rotten: BTreeMap::new(),
                 differs: None,
+                decided: false,
                 never_flushes: false,
             }
         };
