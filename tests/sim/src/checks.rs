@@ -1,7 +1,7 @@
 //! The invariants, as somebody who sees everything judges them: the row's history, who may serve and who does, what each
 //! replica holds. Named as in the protocol: I1 to I8.
 
-use crate::data::number_of;
+use crate::data::{name, number_of};
 use crate::history::{Asked, Version};
 use crate::trace::Us;
 use crate::world::{NAMES, Who, World};
@@ -123,6 +123,15 @@ impl World {
             self.epoch_taken(before, &row);
             self.check_wait(before, by);
         }
+        for one in &mut self.hosts {
+            let me = name(one.replica.incarnation);
+            let was = before.is_some_and(|before| before.in_sync.contains(&me));
+            let takes = before.is_none_or(|before| before.epoch != row.epoch)
+                && row.holder.as_ref().is_some_and(|holder| holder.incarnation == me);
+            if row.in_sync.contains(&me) && (!was || takes) {
+                one.member_since = one.life;
+            }
+        }
         // I2, for the process that holds the epoch, if it lives.
         if let Some(host) = row.holder.as_ref().map(|holder| self.host_of(&holder.node)) {
             let tenure = self.hosts[host].node.as_ref().and_then(|node| node.holding());
@@ -225,7 +234,8 @@ impl World {
                     NAMES[host], row.epoch
                 );
                 self.broken("I3", what);
-            } else if false && !self.hosts[host].replica.consistent {
+            } else if !self.hosts[host].replica.consistent && self.hosts[host].member_since == self.hosts[host].life {
+                // One whose process ended is copied to again, and may not be promoted meanwhile.
                 self.broken("I5", format!("{} is in sync at epoch {} with half an image", NAMES[host], row.epoch));
             }
         }

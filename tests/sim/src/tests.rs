@@ -415,8 +415,8 @@ fn i8_sees_routes_that_stay_wrong_and_nobody_who_serves() {
 #[test]
 fn a_panic_is_told_with_its_words() {
     let mut weather = Weather::calm(2);
-    // No sector to write to: the client stumbles.
-    weather.sectors = 0;
+    // A workload that comes up after the end of time.
+    weather.start_us = u64::MAX;
     let outcome = run_in(1, weather, Dice::of(1), false);
     assert_eq!(outcome.violation.map(|violation| violation.invariant), Some("panic"));
 }

@@ -38,7 +38,7 @@ pub use works::Io;
 
 use crate::ids::{Digest, Life, Span, VolumeNo};
 use crate::metadata::{Batch, DataState, Slot, Store, unclaimed};
-use crate::wire::{Bye, FETCHES, Frame, Introduction};
+use crate::wire::{Bye, FETCHES, Frame, INTACT, Introduction};
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation, Lineage};
 use lease::time::{Millis, Moment};
@@ -331,6 +331,8 @@ pub(crate) enum Guard {
     DrainOlder,
     /// 6: inconsistent before the first byte.
     MarkInconsistent,
+    /// 6: whoever has left the set while it was copied to is marked before more is completed without it.
+    TearWhoLeft,
     /// 6: durable before whole again.
     FlushBeforeWhole,
     /// 7: a flush is durable on all.
@@ -429,6 +431,8 @@ pub struct Replica {
     /// The last of them was told to the node.
     reported: Report,
     frozen: bool,
+    /// In this process, all that was ever completed was on this disk, and nothing has come between since.
+    intact: bool,
     failed: bool,
     stranger: bool,
     /// A batch of metadata is on its way since then.
@@ -461,6 +465,7 @@ impl Replica {
             whole_version: 0,
             reported: Report::default(),
             frozen: false,
+            intact: false,
             failed: false,
             stranger: false,
             persisting: None,
@@ -596,7 +601,7 @@ impl Replica {
             incarnation: superblock.incarnation.clone(),
             life: self.setup.life,
             chunk_shift: superblock.geometry.chunk_shift(),
-            features: FETCHES,
+            features: if self.intact { FETCHES | INTACT } else { FETCHES },
             volumes: superblock.geometry.volumes().to_vec(),
         }
     }

@@ -13,7 +13,7 @@ use super::rules::{Basis, is_heard, tears_image};
 use super::{Effect, Guard, Io, Job, Link, PING, Replica, Role, SILENCE, STALL, verdict};
 use crate::ids::{Digest, Generation, Life, Sequence, Session, Span};
 use crate::metadata::Slot;
-use crate::wire::{Bye, FETCHES, Frame, Introduction, Message, Verdict};
+use crate::wire::{Bye, FETCHES, Frame, INTACT, Introduction, Message, Verdict};
 use lease::ids::Incarnation;
 use lease::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +86,10 @@ pub(super) struct Dialogue {
     pub(super) resync: Resync,
     /// It says that it answers FETCH.
     pub(super) fetches: bool,
+    /// It says that its image has had everything, in this process.
+    intact: bool,
+    /// It is a member that is copied to with its image as good as it was.
+    pub(super) spared: bool,
     heard: Moment,
     pinged: Moment,
 }
@@ -341,6 +345,8 @@ impl Replica {
             completed: None,
             resync: Resync::new(compare),
             fetches: them.features & FETCHES != 0,
+            intact: them.features & INTACT != 0,
+            spared: false,
             heard: now,
             pinged: now,
         });
@@ -374,12 +380,16 @@ impl Replica {
         primary.say(slot, Message::Verdict(found), None, &mut self.out);
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
         let (whole, again) = (peer.whole.is_some(), peer.again && marks_resent);
-        peer.dialogue.as_mut().expect("it has a dialogue").stage = Stage::Resyncing;
+        let member = primary.need.contains(&peer.incarnation);
+        let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
+        dialogue.stage = Stage::Resyncing;
+        dialogue.spared = member && dialogue.intact && !again && !whole;
+        let intact = dialogue.spared;
         // Before the generation: whole, and knowing it, is only who has what was completed in it.
         if !resync_first {
             primary.say_state(Some(slot), &mut self.out);
         }
-        if tears_image(self.store.marks(slot), again) {
+        if tears_image(self.store.marks(slot), again, intact) {
             primary.say(slot, Message::Resync, None, &mut self.out);
         }
         if resync_first {
@@ -407,7 +417,8 @@ impl Replica {
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
         peer.whole = Some(Basis::CaughtUp);
         peer.waited_for = true;
-        peer.dialogue.as_mut().expect("it has a dialogue").stage = Stage::Ending(at);
+        let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
+        (dialogue.stage, dialogue.spared) = (Stage::Ending(at), false);
         // What was written before it came was copied to it, durably.
         primary.ops.values_mut().for_each(|op| op.owed.caught_up(slot));
         primary.look = true;

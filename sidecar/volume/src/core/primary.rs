@@ -62,7 +62,7 @@ pub(super) struct Flush {
 pub(super) struct Primary {
     pub(super) epoch: Epoch,
     pub(super) sessions: u64,
-    need: BTreeSet<Incarnation>,
+    pub(super) need: BTreeSet<Incarnation>,
     seen: u64,
     pub(super) peers: BTreeMap<Slot, Peer>,
     pub(super) greetings: BTreeMap<Link, (Session, Moment)>,
@@ -213,6 +213,7 @@ impl Replica {
             verify: None,
             repairs: Repairs::default(),
         }));
+        self.intact = true;
         // What this replica took as a standby and has not flushed: no peer is compared with it before it is durable here.
         self.flush_all(None, now);
     }
@@ -229,6 +230,23 @@ impl Replica {
         primary.need = need;
         if smaller {
             primary.begin_turn(&mut self.out);
+            self.part_from_spared();
+        }
+    }
+
+    /// Who was a member while it was copied to, and is none any more: from here on its image would be neither old nor new. It begins
+    /// anew, and is marked first.
+    fn part_from_spared(&mut self) {
+        let tears = !self.omits(Guard::TearWhoLeft);
+        let Role::Leading(primary) = &mut self.role else { return };
+        let gone = |peer: &Peer| {
+            let dialogue = peer.dialogue.as_ref()?;
+            (dialogue.spared && tears && !primary.need.contains(&peer.incarnation)).then_some(dialogue.link)
+        };
+        let gone: Vec<Link> = primary.peers.values().filter_map(gone).collect();
+        for link in gone {
+            self.out.push(Effect::HangUp { link, why: Bye::Closing });
+            self.lost(link);
         }
     }
 

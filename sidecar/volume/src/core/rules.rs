@@ -136,10 +136,11 @@ impl Basis {
 }
 
 /// Whether what is about to be sent makes an image neither old nor new, so that it is marked before (invariant 6). `again`: what an
-/// earlier process of the peer had acknowledged is sent again.
+/// earlier process of the peer had acknowledged is sent again. `intact`: it is a member, and its process has not ended since it had
+/// everything. Then what is marked is what nobody was told of: with any part of it, its image is one that may be promoted.
 #[must_use]
-pub const fn tears_image(marks: u64, again: bool) -> bool {
-    marks > 0 || again
+pub const fn tears_image(marks: u64, again: bool, intact: bool) -> bool {
+    marks > 0 && !intact || again
 }
 
 /// A frame of an epoch below the promise is refused (invariant 5).

@@ -376,6 +376,7 @@ impl Replica {
         }
         if let Role::Standby(standby) = &mut self.role {
             standby.caught_up = None;
+            self.intact = false;
             if let Some(standing) = &mut standby.session {
                 (standing.gap, standing.in_sync, standing.equal) = (true, false, None);
             }
@@ -385,6 +386,7 @@ impl Replica {
 
     /// What follows makes the image neither old nor new.
     fn resync(&mut self, at: Sequence) {
+        self.intact = false;
         if let Role::Standby(standby) = &mut self.role {
             standby.caught_up = None;
             standby.session.iter_mut().for_each(|standing| (standing.gap, standing.in_sync) = (false, false));
@@ -545,6 +547,7 @@ impl Replica {
         let Some(standing) = &mut standby.session else { return };
         standing.in_sync = true;
         standby.caught_up = Some(standing.epoch);
+        self.intact = true;
         let (link, frame) = (standing.link, standing.frame(at, Message::InSync));
         self.out.push(Effect::Send { link, frame });
         self.ended(at);

@@ -13,6 +13,8 @@ pub const BITMAP_WORDS_MAX: usize = 4096;
 
 /// In [`Introduction::features`]: this replica answers `FETCH`.
 pub const FETCHES: u64 = 1;
+/// And: this process has seen its image have everything, and nothing has come between since. Said anew in each session.
+pub const INTACT: u64 = 2;
 
 /// Who speaks and about what; checked against one's own before anything else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub struct Introduction {
     pub life: Life,
     /// log2 of the bytes that one bit of the bitmap stands for.
     pub chunk_shift: u8,
-    /// Bit set of what the speaker can do beyond version 1: [`FETCHES`]. Unknown ones are ignored.
+    /// Bit set of what the speaker can do beyond version 1, or is: [`FETCHES`], [`INTACT`]. Unknown ones are ignored.
     pub features: u64,
     /// Size of each volume in bytes.
     pub volumes: Vec<u64>,

@@ -28,7 +28,9 @@ mod tests;
 
 pub use decode::Decoder;
 pub use header::{FUA, HEADER, Header, LAST, MAGIC, MANDATORY, MAX_CONTROL, MAX_DATA, MAX_SPAN, VERSION};
-pub use message::{BITMAP_WORDS_MAX, Bye, FETCHES, Introduction, Message, Refusal, Verdict, WRITTEN_RANGES_MAX};
+pub use message::{
+    BITMAP_WORDS_MAX, Bye, FETCHES, INTACT, Introduction, Message, Refusal, Verdict, WRITTEN_RANGES_MAX,
+};
 
 use crate::ids::{Sequence, Session};
 use lease::ids::Epoch;

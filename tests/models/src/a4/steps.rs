@@ -466,7 +466,7 @@ impl A4 {
             equal: None,
             late: false,
         }));
-        if tears_image(marks.into(), again) {
+        if tears_image(marks.into(), again, false) {
             say(state, at, peer, Frame::Resync);
         }
         if self.nodes > 2 {

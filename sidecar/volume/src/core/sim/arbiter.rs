@@ -162,7 +162,10 @@ impl World {
             return self.check_mirrors();
         }
         let missing = self.nodes[node].report.missing.clone();
-        let out = self.row.in_sync.iter().copied().find(|one| missing.contains(&self.nodes[*one].name));
+        let mut out = self.row.in_sync.iter().copied().find(|one| missing.contains(&self.nodes[*one].name));
+        if self.weather.whim > 0 && !self.calm && self.dice.below(self.weather.whim) == 0 {
+            out = self.row.in_sync.iter().copied().find(|one| *one != node);
+        }
         let now = members(&self.row, &self.nodes);
         let joining = self.nodes[node].report.mirrored.iter().find(|one| !now.contains(*one)).cloned();
         if let Some(out) = out.filter(|_| self.dice.below(3) == 0) {

@@ -149,6 +149,7 @@ left_out! {
     a_promise_before_it_is_durable_is_found PersistPromise Weather::of(&[(1, Fault::Crash)]);
     a_promise_before_the_queue_is_drained_is_found DrainOlder Weather::of(&[(2, Fault::Slow), (1, Fault::Cut)]).unruly();
     a_resync_that_does_not_mark_the_image_is_found MarkInconsistent Weather::of(&[(1, Fault::Crash)]);
+    who_left_while_it_was_copied_to_is_found TearWhoLeft Weather::of(&[(1, Fault::Lag), (1, Fault::Slow)]).three().fickle();
     whole_before_it_is_durable_is_found FlushBeforeWhole Weather::of(&[(1, Fault::Cut)]);
     a_flush_on_one_side_is_found FlushAll Weather::of(&[(1, Fault::Cut)]).cached();
     disorder_where_writes_meet_is_found OrderMeeting Weather::of(&[(1, Fault::Lag)]);

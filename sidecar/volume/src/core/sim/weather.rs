@@ -67,6 +67,8 @@ pub(super) struct Weather {
     pub(super) takeover: usize,
     /// It hands over, in one of so many; 0: never.
     pub(super) handover: usize,
+    /// A member whose copy answers is let go for its node's silence, in one of so many; 0: never.
+    pub(super) whim: usize,
     /// Somebody verifies now and then, and decides what is found.
     pub(super) verifies: bool,
     pub(super) write_through: bool,
@@ -101,6 +103,7 @@ impl Weather {
             pace: if seed.is_multiple_of(7) { 20 } else { 1 },
             takeover: 6,
             handover: 4,
+            whim: if seed.is_multiple_of(3) { 0 } else { 60 },
             verifies: true,
             write_through: seed.is_multiple_of(2),
             without: None,
@@ -118,6 +121,7 @@ impl Weather {
             pace: 1,
             takeover: 30,
             handover: 0,
+            whim: 0,
             verifies: false,
             write_through: true,
             without: None,
@@ -141,6 +145,11 @@ impl Weather {
     /// One holder, and somebody who verifies.
     pub(super) const fn verified(self) -> Self {
         Self { takeover: 0, verifies: true, ..self }
+    }
+
+    /// Holders hand over, and let members go as their nodes fall silent.
+    pub(super) fn fickle(self) -> Self {
+        Self { handover: 2, whim: 8, ..self }
     }
 
     /// Holders that live are often deposed.
