@@ -240,6 +240,15 @@ pub struct Volume {
     pub again_at: Vec<Us>,
 }
 
+impl Start {
+    /// True: it was the last one.
+    fn has_read_one_more(&mut self) -> bool {
+        let unread = self.unread.as_mut().expect("it reads");
+        *unread -= 1;
+        *unread == 0
+    }
+}
+
 impl Volume {
     #[must_use]
     pub fn new(hosts: usize) -> Self {
@@ -580,10 +589,10 @@ impl World {
             }
             (Asked::Read { sector, order }, Some(bytes)) => {
                 here.cache[sector] = read(&bytes);
-                let Some(start) = here.volume.start.as_mut().filter(|start| start.order == order) else { return };
-                let unread = start.unread.as_mut().expect("it reads");
-                *unread -= 1;
-                if *unread == 0 {
+                // One that has been told to end meanwhile does not come up.
+                if let Some(start) = here.volume.start.as_mut().filter(|start| start.order == order)
+                    && start.has_read_one_more()
+                {
                     let (epoch, at) = (start.epoch, start.due.max(self.now));
                     here.volume.start = None;
                     here.volume.open = true;

@@ -32,7 +32,12 @@
 //! another member has never seen, and that one may be the next. So nothing is read before each member was found to have what was
 //! there when the epoch began (the mutant `shows-before-even`); with two nodes who hands over has it as well.
 mod checks;
+mod dialogue;
+mod ends;
 mod mistakes;
+mod primary;
+mod requests;
+mod standby;
 mod state;
 mod steps;
 mod words;
