@@ -173,7 +173,6 @@ impl Node {
                     self.missing_since.entry(member.clone()).or_insert(now);
                 }
                 if !std::mem::replace(&mut self.replica_told, true) {
-                    // What was read before was not compared with it.
                     self.desk.read_wanted = true;
                 }
                 self.replica = replica;
@@ -307,6 +306,10 @@ impl Node {
 
     /// A row that this node did not write. It was asked for at `asked`, and shows the table at some time since.
     fn adopt(&mut self, row: Row, asked: Moment, now: Moment) {
+        if self.setup.volumes && !self.replica_told {
+            // What the data was promised to says whether this row is the cluster's at all. It is read again then.
+            return;
+        }
         if let Some(known) = &self.row {
             if known.lineage != row.lineage {
                 let why = format!("its lineage changed from {} to {}", known.lineage, row.lineage);
@@ -355,9 +358,7 @@ impl Node {
             _ => {}
         }
         let past = self.past.max(self.setup.volumes.then_some(self.replica.promised));
-        let known = !self.setup.volumes || self.replica_told;
-        let handed_over =
-            known && self.row.as_ref().is_some_and(|row| rules::is_handed_over(row, &self.setup.me, past));
+        let handed_over = self.row.as_ref().is_some_and(|row| rules::is_handed_over(row, &self.setup.me, past));
         if !starting && self.role == Role::Standby && handed_over {
             // No earlier process can have held an epoch that began while this one watched, and that no data here was promised to.
             let row = self.row.clone().expect("it was just remembered");

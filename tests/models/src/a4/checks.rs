@@ -107,6 +107,7 @@ impl A4 {
             };
             state.row.epoch > 1 && state.floor != [0; BLOCKS] && (0..state.nodes.len()).any(in_sync)
         });
+        reach(epochs, "a member is copied to with its image as good as it was", |a4, _| a4.has_met(Met::Spared));
         reach(breaks, "a session ends in the middle of a resync", |a4, _| a4.has_met(Met::ResyncCut));
         reach(breaks, "a resync is taken up again", |a4, _| a4.has_met(Met::ResyncResumed));
         reach(breaks, "a write that is lost in a resync marks its block", |a4, _| a4.has_met(Met::Voided));

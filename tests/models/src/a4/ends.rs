@@ -17,6 +17,7 @@ impl A4 {
         for (peer, it) in peers.iter_mut().enumerate().filter(|(peer, _)| need & one(*peer) != 0) {
             (it.known, it.whole) = (true, Basis::of_member(me.marks[peer].into()));
         }
+        me.intact = true;
         me.role = Role::Leading(Primary {
             epoch,
             need,
@@ -52,8 +53,12 @@ impl A4 {
         let primary = state.nodes[at].leading();
         primary.need &= !one(peer);
         primary.peers[peer].waited_for = false;
+        let spared = primary.peers[peer].spared;
         if primary.peers[peer].whole.is_some() {
             self.stop_keeping(state, at, peer);
+        }
+        if spared {
+            self.lost(state, at, peer);
         }
     }
 
@@ -90,7 +95,7 @@ impl A4 {
             self.meet(Met::LogAlone);
         }
         me.marks = marks;
-        me.guesses = me.hot != 0;
+        (me.guesses, me.intact) = (me.hot != 0, false);
         (me.cold, me.queued) = (0, 0);
         me.role = Role::Standby(None);
         for other in &mut state.nodes {

@@ -26,7 +26,8 @@
 //! * The row is right by construction, its changes are single steps, and a new holder is whole and in the set: A1 shows how.
 //! * Whatever can be read is read: of the holder's blocks those that no unanswered write is about to change, once it shows any.
 //!
-//! Not here: generations and the verdict; a log that is full; metadata that rots; write errors; FUA; ranges that span blocks.
+//! Not here: what becomes of a member that leaves the set while it is copied to with its image as good as it was (it is hung up on; three nodes,
+//! two blocks and two writes are beyond an exhaustive search, the volume's own simulation leaves that guard out and falls); generations and the verdict; a log that is full; metadata that rots; write errors; FUA; ranges that span blocks.
 //!
 //! **What a search showed**: a hand-over keeps the set, also in the middle of a write; with three nodes the new holder may have what
 //! another member has never seen, and that one may be the next. So nothing is read before each member was found to have what was
@@ -69,6 +70,7 @@ enum Met {
     OrphanUndone,
     LogAlone,
     TheirMarks,
+    Spared,
 }
 
 /// The model and its bounds.
@@ -196,6 +198,7 @@ impl Model for A4 {
             saved: [0; NODES],
             marks: [0; NODES],
             guesses: false,
+            intact: at < self.nodes,
             role: match at {
                 0 => Role::Leading(primary),
                 at if at < self.nodes => Role::Standby(Some(standby(at))),

@@ -46,10 +46,16 @@ impl A4 {
             self.stop_keeping(state, at, peer);
         }
         let marks = state.nodes[at].marks[peer];
+        let intact = state.nodes[peer].intact;
         let primary = state.nodes[at].leading();
         let it = &mut primary.peers[peer];
         it.stage = Stage::Resyncing;
         let (whole, again) = (it.whole.is_some(), it.again && !self.errs(Mistake::ResentUnmarked));
+        let intact = intact && primary.need & one(peer) != 0 && !again && !whole;
+        it.spared = intact;
+        if intact && marks != 0 {
+            self.meet(Met::Spared);
+        }
         let companions = companions(primary, peer);
         state.nodes[peer].role = Role::Standby(Some(Standing {
             primary: small(at),
@@ -64,7 +70,7 @@ impl A4 {
             equal: None,
             late: false,
         }));
-        if tears_image(marks.into(), again, false) {
+        if tears_image(marks.into(), again, intact) {
             say(state, at, peer, Frame::Resync);
         }
         if self.nodes > 2 {
@@ -87,6 +93,7 @@ impl A4 {
         let primary = state.nodes[at].leading();
         let it = &mut primary.peers[peer];
         (it.whole, it.waited_for, it.stage) = (Some(Basis::CaughtUp), true, Stage::Ending);
+        it.spared = false;
         primary.ops.iter_mut().filter(|op| op.kept).for_each(|op| op.owed.caught_up(peer));
         let flushes = primary.flushes;
         if let Some(flush) = &mut primary.flush {

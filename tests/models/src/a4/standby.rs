@@ -49,6 +49,7 @@ impl A4 {
             }
             Frame::Resync => {
                 standing.in_sync = false;
+                me.intact = false;
                 if !self.errs(Mistake::MarkedAfterFirst) {
                     me.whole = false;
                 }
@@ -80,7 +81,7 @@ impl A4 {
                 standing.in_sync = true;
                 standing.equal = Some((standing.companions, standing.taken.writes));
                 words.push(Word::InSync(standing.taken));
-                me.whole = true;
+                (me.whole, me.intact) = (true, true);
                 me.marks[from] = 0;
                 me.excused = 0;
             }

@@ -165,6 +165,8 @@ pub struct Peer {
     /// Its process is the one of the last session.
     pub same_life: bool,
     pub again: bool,
+    /// A member that is copied to with its image as good as it was.
+    pub spared: bool,
     pub stage: Stage,
     pub session: u8,
     pub compare: bool,
@@ -235,6 +237,8 @@ pub struct Node {
     pub marks: [Set; NODES],
     /// Recovery has marked what may not differ.
     pub guesses: bool,
+    /// In this process it has had everything.
+    pub intact: bool,
     pub role: Role,
     /// Blocks of which a loss of power took what was not flushed, since it last had everything.
     pub excused: Set,
