@@ -225,6 +225,13 @@ impl Volumes {
                 "this replica and that one both hold writes that the other never had: both are kept as they are; decide which one counts, wipe the other, and create it anew"
             );
         }
+        if report.failed && !before.failed {
+            tracing::error!(
+                "the disk under the volumes failed or stands still: this replica takes no part; if the disk answers again it goes on by itself, after an error replace or mend the disk and restart the daemon"
+            );
+        } else if !report.failed && before.failed {
+            tracing::info!("the disk under the volumes answers again: this replica is a standby");
+        }
         if report.stranger && !before.stranger {
             tracing::error!(
                 "the volumes' data is another cluster's: it takes no part here; create the replica anew, or correct the configuration"

@@ -8,6 +8,7 @@ import select
 import shlex
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,8 +24,8 @@ class Guest:
     """One guest in `folder`. `number` is its address on the cable, 10.0.0.number; `cable` a pair of UDP ports on 127.0.0.1."""
 
     def __init__(self, folder: Path, image: tuple[Path, Path, Path], accel: str, *, number: int = 1, cable: tuple[int, int] | None = None, disk: int = 320 << 20):
-        self.folder = folder / f"guest-{number}"
-        self.folder.mkdir()
+        # Its own, also beside what an earlier one of this number has left.
+        self.folder = Path(tempfile.mkdtemp(prefix=f"guest-{number}-", dir=folder))
         kernel, initramfs, root = image
         self.disk, self.console = self.folder / "disk", self.folder / "console.log"
         with self.disk.open("wb") as file:

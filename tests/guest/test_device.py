@@ -87,8 +87,9 @@ def test_a_standstill_beyond_every_time_out_is_a_pause(guest: Guest) -> None:
     guest.signal("STOP")
     guest.run("sleep 40", limit_s=80)
     assert guest.exit_code("[ -e /run/load ]") == 1
-    # The kernel has given up each of its connections meanwhile, and waits for others.
-    assert "timed out" in guest.run("dmesg")
+    # The kernel has given up its connections meanwhile, one by one or all at once, and waits for others.
+    said = guest.run("dmesg")
+    assert "timed out" in said or "Dead connection" in said, said[-2000:]
     guest.signal("CONT")
     guest.run("sleep 5")
     assert load_ends(guest) == 0, guest.run("cat /run/fio.log") + guest.logs()

@@ -426,7 +426,9 @@ impl World {
             }
             // Without volumes nothing that matters is on it.
             Kind::DiskStall if self.weather.volumes => {
-                let span = span.min(4_000_000);
+                // At times for so long that it counts as failed, and is taken back.
+                let longest = if self.dice.below(4) == 0 { 16_000_000 } else { 4_000_000 };
+                let span = span.min(longest);
                 self.say(kind, || format!("{name}, {:.3} s", span as f64 / 1e6));
                 self.hosts[host].stalled_until = self.now + span;
             }

@@ -434,6 +434,8 @@ pub struct Replica {
     /// In this process, all that was ever completed was on this disk, and nothing has come between since.
     intact: bool,
     failed: bool,
+    /// It failed by standing still, and nothing that it answered since was an error.
+    stalled: bool,
     stranger: bool,
     /// A batch of metadata is on its way since then.
     persisting: Option<Moment>,
@@ -467,6 +469,7 @@ impl Replica {
             frozen: false,
             intact: false,
             failed: false,
+            stalled: false,
             stranger: false,
             persisting: None,
             ticked: None,
@@ -577,14 +580,15 @@ impl Replica {
                 unreachable!("it was leading")
             };
             self.abdicate(*primary);
-            self.frozen = false;
         }
+        // Said of that role, or of one that had ended before it was told.
+        self.frozen = false;
     }
 
     /// The disk failed, and the image counts as nobody's. A holder is none any more: what it was asked, and what it is asked from
     /// now on, ends in error. Whoever waited without an end could not be stopped, and the lease not handed over.
     fn fail(&mut self) {
-        self.failed = true;
+        (self.failed, self.stalled) = (true, false);
         self.fence();
         if let Role::Standby(standby) = &self.role
             && let Some(session) = &standby.session
@@ -630,6 +634,10 @@ impl Replica {
         let persisting = self.persisting.map_or(Millis::ZERO, |since| now.longest_since(since));
         if !self.failed && persisting.max(self.works.slowest(now)) >= STALL {
             self.fail();
+            self.stalled = true;
+        } else if self.stalled && self.works.is_idle() && self.persisting.is_none() {
+            // All that it had been given has ended well: a disk that was moved, and no broken one. What it missed is copied.
+            (self.failed, self.stalled, self.intact) = (false, false, false);
         }
         if matches!(self.role, Role::Leading(_)) {
             self.tend(now);

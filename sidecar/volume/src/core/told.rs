@@ -303,6 +303,50 @@ fn metadata_that_stands_still_is_a_disk_that_stands_still() {
     assert_eq!(told.answers, [(RequestId(1), Err(Refusal::NotServing))]);
 }
 
+/// Found by the cluster's simulator, seed 2523: the gate closed on a holder whose disk had failed, which led no more; it was closed in
+/// the next epoch as well, and nobody opened it.
+#[test]
+fn a_gate_that_closed_in_one_epoch_is_open_in_the_next() {
+    let mut told = Told::leading(4, [].into());
+    told.step(Event::Ask { id: RequestId(1), ask: write(0) });
+    told.later(STALL);
+    assert!(told.report.failed);
+    told.step(Event::Freeze { frozen: true });
+    told.step(Event::Fence);
+    told.disk();
+    told.later(TICK);
+    assert!(!told.report.failed, "it has answered");
+    told.step(Event::Promise { epoch: Epoch(2) });
+    told.step(Event::Lead { epoch: Epoch(2), need: [].into() });
+    told.answers.clear();
+    told.step(Event::Ask { id: RequestId(2), ask: Ask::Read(span(0, 4096)) });
+    told.disk();
+    assert_eq!(told.answers.len(), 1);
+}
+
+/// Found by the cluster's simulator, seed 103818: a standby whose disk had stood still for a while took no part any more, for ever.
+#[test]
+fn a_disk_that_answers_again_is_taken_back_as_standby_and_one_that_fails_is_not() {
+    for answers in [Answer::Done, Answer::Failed] {
+        let mut told = Told::standing(4);
+        told.hear_write(0);
+        told.later(STALL);
+        assert_eq!(
+            (told.report.failed, told.report.consistent, &told.hung_up[..]),
+            (true, false, &[Bye::DiskFailed][..])
+        );
+        told.hear(Message::Hello(other()));
+        assert_eq!(told.hung_up.last(), Some(&Bye::DiskFailed));
+        let (io, _) = told.jobs.pop().expect("the write");
+        let well = answers == Answer::Done;
+        told.step(Event::Done { io, answer: answers });
+        told.later(TICK);
+        assert_eq!((told.report.failed, told.report.consistent), (!well, well));
+        told.hear(Message::Hello(other()));
+        assert_eq!(told.hung_up.len(), if well { 2 } else { 3 });
+    }
+}
+
 /// Found by a database on a disk that failed: its server could not be stopped, as its writes waited for ever, and the lease was
 /// handed over after more than a minute.
 #[test]
