@@ -53,6 +53,11 @@ impl World {
             self.gaps.acknowledgement(self.now);
         } else if self.write(host, sector) {
             self.god.acks_by_table[table] = self.now;
+            if self.weather.bursts {
+                for more in 0..self.dice.index(5) {
+                    self.write(host, (sector + 3 * more) % self.history.len());
+                }
+            }
         }
     }
 

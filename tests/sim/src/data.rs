@@ -27,6 +27,8 @@ use volume::wire::Message as Word;
 /// Sectors of the history in one volume, and how far apart they are: two in a chunk of 4 KiB.
 const PER_VOLUME: usize = 4;
 const APART: usize = 2_048;
+/// Writes that clients wait for at once; with more to say, they wait.
+const IN_FLIGHT: usize = 8;
 const CHUNK_SHIFT: u8 = 12;
 /// Extents that the log holds: one is a volume.
 const SLOTS: u16 = 2;
@@ -558,7 +560,8 @@ impl World {
     /// The workload writes a sector. False: there is no device to write to.
     pub(crate) fn write(&mut self, host: usize, sector: usize) -> bool {
         let here = &mut self.hosts[host];
-        let takes = here.volume.machine.as_ref().is_some_and(Machine::takes_requests);
+        let takes =
+            here.volume.machine.as_ref().is_some_and(Machine::takes_requests) && here.volume.asks.len() < IN_FLIGHT;
         let Some(epoch) = here.volume.leads().filter(|_| here.volume.open && takes && !here.is_frozen()) else {
             return false;
         };

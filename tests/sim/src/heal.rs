@@ -13,7 +13,7 @@
 //! | and a holder is gone: half of W in silence, the event and its repetition, the function's look at heartbeats | W/2 + 2 + 3 |
 //! | and a nomination stands that nobody drives: it is given up, and the next nominee waits | W + 3 + W |
 //! | the longer of A and B, and then: ends and starts of the workload, twice | 2 (stop + start) |
-//! | a session given up and begun again, twice, what differs copied, the set grown | 8 |
+//! | a session given up and begun again, twice, what differs copied, the set grown | 8 + 100 times what a disk takes |
 //! | what has diverged after a loss is given up by a person, who looks every 10 s, and its node starts | 2 (10 + 1) |
 //! | where no member is left only a person can go on: asked 5 s after the end and every 10 s, and stops an instance first | 5 + 10 + 30 |
 
@@ -40,6 +40,8 @@ const HELPED: Us = 45 * SECOND;
 const DECIDED: Us = 22 * SECOND;
 /// A session is given up after 2 s and begun again, twice; what differs is copied, and the set grown.
 const COPIED: Us = 8 * SECOND;
+/// What a disk does one after the other for that, and for what is under way when the clients end.
+const SLOW: u64 = 100;
 
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Healing {
@@ -73,7 +75,7 @@ impl World {
             lease::policy::Policy::for_ttl(lease::time::Millis(self.longest_lease_ms)).wait_ms.0 * 1_000 * 10 / 9;
         let taken_over = STARTED + wait / 2 + 5 * SECOND + wait + 3 * SECOND + wait;
         let workload = 2 * (self.weather.start_us + self.weather.stop_us);
-        let copies = if self.weather.volumes { COPIED } else { 0 };
+        let copies = if self.weather.volumes { COPIED + SLOW * self.weather.disk_us } else { 0 };
         let decided = if self.healing.decided_at > 0 { DECIDED } else { 0 };
         let helped = decided + if self.healing.forced_at > 0 { HELPED } else { 0 };
         WATCHED.max(taken_over) + workload + copies + helped
@@ -155,7 +157,7 @@ impl World {
         }
         if (0..self.hosts.len()).all(|host| self.is_quiet(host)) {
             self.finish(whole);
-        } else if self.now > ended + SETTLES {
+        } else if self.now > ended + SETTLES + SLOW * self.weather.disk_us {
             self.broken("liveness", "the clients have ended, and something that they wrote is not everywhere".into());
         }
     }

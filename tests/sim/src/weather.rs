@@ -270,6 +270,8 @@ pub struct Weather {
     pub sectors: usize,
     /// What a disk takes for something, usually at most.
     pub disk_us: Us,
+    /// Clients write several sectors at once.
+    pub bursts: bool,
     /// By what a write counts as acknowledged.
     pub durability: Durability,
     /// Starting and stopping the workload.
@@ -322,7 +324,8 @@ impl Weather {
             describe_lag: if dice.below(2) == 0 { 0 } else { dice.below(4_000_000) },
             op_every: dice.skewed(15_000, 150_000),
             sectors: [4, 8, 16][dice.index(3)],
-            disk_us: dice.skewed(300, 8_000),
+            disk_us: dice.skewed(300, 150_000),
+            bursts: dice.below(2) == 0,
             durability: Durability::ALL[dice.index(Durability::ALL.len())],
             start_us: dice.skewed(20_000, 1_500_000),
             stop_us: dice.skewed(10_000, 1_500_000),
@@ -341,6 +344,7 @@ impl Weather {
             noise: Noise::default(),
             describe_lag: 0,
             lossy: false,
+            disk_us: like.disk_us.min(8_000),
             length: BEGINS + 7_000_000 + 13 * like.ttl_ms * 1_000,
             ..like.clone()
         }
@@ -364,6 +368,7 @@ impl Weather {
             op_every: 50_000,
             sectors: 8,
             disk_us: 500,
+            bursts: false,
             durability: Durability::Through,
             start_us: 60_000,
             stop_us: 30_000,
