@@ -44,6 +44,8 @@ pub struct Bridge {
     /// The last report that the machine has heard, and the last that the volumes were answered.
     seen: u64,
     answered: u64,
+    /// The last epoch that ended because the volumes failed.
+    ended: Option<Epoch>,
     report: Report,
 }
 
@@ -57,6 +59,8 @@ impl Bridge {
     /// A report has come. The machine hears it before the volumes are told anything else.
     #[must_use]
     pub fn heard(&mut self, report: Report) -> Heard {
+        let failed = self.led.filter(|_| report.failed && !self.report.failed);
+        self.ended = failed.or(self.ended);
         let replica = Replica {
             consistent: report.consistent,
             promised: report.promised,
@@ -64,9 +68,10 @@ impl Bridge {
             mirrored: report.mirrored.clone(),
             missing: report.missing.clone(),
             closed: report.closed,
+            ended: self.ended,
         };
         self.seen = report.number;
-        let failed = self.led.filter(|_| report.failed && !self.report.failed).map(|epoch| {
+        let failed = failed.map(|epoch| {
             let reason = "the disk failed or stands still: what the volumes are asked ends in errors".into();
             node::event::Event::ResourceFailed { epoch, resource: "volumes".into(), reason }
         });

@@ -45,6 +45,11 @@ impl Node {
                 }
                 return;
             }
+            Phase::Active if self.replica.ended == Some(tenure.epoch) && self.replica.consistent => {
+                // Nobody has taken over meanwhile: it goes on in an epoch that its volumes can serve in.
+                self.demote("the volumes ended in this epoch, and their disk is well again".into());
+                return;
+            }
             Phase::Active => {
                 self.keep_members(now);
                 self.follow_intent(now);

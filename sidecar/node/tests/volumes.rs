@@ -198,6 +198,21 @@ fn no_row_is_believed_before_the_data_has_said_what_it_was_promised_to() {
     }
 }
 
+/// The simulator's way to a holder that served nothing and held its lease for ever, seed 204240: alone in the set, its disk stood still
+/// until its volumes had ended, and came back.
+#[test]
+fn a_holder_alone_whose_disk_is_well_again_goes_on_in_a_new_epoch() {
+    let mut world = serving_pair();
+    let ended = |consistent| Replica { ended: Some(Epoch(1)), ..replica(consistent, 1, None, &[]) };
+    world.tell_replica("a", ended(false));
+    world.run(5_000);
+    assert_eq!((world.epoch(), world.view("a").role), (1, "active"), "nobody else can serve");
+    world.tell_replica("a", ended(true));
+    world.run_until(8_000, |world| world.promised("a") == Some(2));
+    world.tell_replica("a", Replica { promised: Epoch(2), ..ended(true) });
+    world.run_until(5_000, |world| world.epoch() == 2 && world.serving_now() == Some("a"));
+}
+
 /// A resync that begins just before a standby accepts: what was said of its image before is not true any more.
 #[test]
 fn nobody_accepts_on_a_word_that_is_older_than_the_end_of_what_it_takes() {
