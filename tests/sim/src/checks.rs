@@ -147,6 +147,31 @@ impl World {
             }
         }
         self.check_members();
+        if before.is_some_and(|before| before.in_sync.len() < row.in_sync.len()) {
+            self.check_mirrors(&row);
+        }
+    }
+
+    /// I3, more than that no member is behind: who has just been taken in is what the holder is, but for what is not answered yet.
+    fn check_mirrors(&mut self, row: &Row) {
+        let Some(holder) = row.holder.as_ref().map(|holder| self.host_of(&holder.node)) else { return };
+        let here = &self.hosts[holder];
+        let open = here.volume.unanswered();
+        let mine = here.replica.image();
+        for other in self.hosts.iter().filter(|other| other.me.node != here.me.node) {
+            let me = name(other.replica.incarnation);
+            if !row.in_sync.contains(&me) || !here.volume.is_mirrored_by(row.epoch, &other.volume, &me) {
+                continue;
+            }
+            let pairs = mine.iter().zip(other.replica.image()).enumerate();
+            if let Some((sector, (mine, theirs))) =
+                pairs.into_iter().find(|(sector, (mine, theirs))| *mine != theirs && !open.contains(sector))
+            {
+                let what =
+                    format!("{} is taken in with {theirs} in sector {sector}, the holder has {mine}", other.me.node);
+                return self.broken("I3", what);
+            }
+        }
     }
 
     /// An epoch has begun: who may begin one, and what is lost by it.

@@ -18,7 +18,7 @@ use crate::world::{Happening, Message, NAMES, Who, World};
 use bridge::Bridge;
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use volume::core::{Answer, Ask, Effect, Event, Io, Job, Notice, Replica as Machine, Report, RequestId, Setup};
 use volume::ids::{Digest, Life, Span, VolumeNo};
 use volume::metadata::{Batch, DataState, Geometry, PAGE, Recovery, Store, unclaimed};
@@ -227,6 +227,8 @@ pub struct Volume {
     ordered: Us,
     reported: Us,
     reports: VecDeque<Report>,
+    /// The last that was told, heard or not.
+    told: Report,
     /// What is at the disks, by number; a flush knows how much it covers.
     jobs: BTreeMap<u64, (Io, Job, usize)>,
     submitted: u64,
@@ -272,6 +274,23 @@ impl Volume {
     #[must_use]
     pub fn is_diverged_from(&self, other: &Incarnation) -> bool {
         self.leads().is_some() && self.bridge.report().diverged.contains(other)
+    }
+
+    /// Whether in this epoch this copy, the holder's, says that the other mirrors it, and the other says that it does.
+    #[must_use]
+    pub fn is_mirrored_by(&self, epoch: Epoch, other: &Self, name: &Incarnation) -> bool {
+        let says = self.leads() == Some(epoch) && self.told.mirrored.contains(name);
+        says && other.machine.is_some() && other.told.caught_up == Some(epoch)
+    }
+
+    /// Sectors with a write that is not answered.
+    #[must_use]
+    pub fn unanswered(&self) -> BTreeSet<usize> {
+        let sector = |asked: &Asked| match asked {
+            Asked::Write(write) => Some(write.sector),
+            Asked::Flush(_) | Asked::Read { .. } => None,
+        };
+        self.asks.values().filter_map(sector).collect()
     }
 
     /// It has been part of the cluster's data: not blank.
@@ -406,6 +425,7 @@ impl World {
                 let here = &mut self.hosts[host];
                 here.replica.promised = here.replica.promised.max(report.promised.0);
                 here.volume.reported = at;
+                here.volume.told = report.clone();
                 here.volume.reports.push_back(report);
                 let who = Who::Node { host, life: here.life };
                 self.queue.push(at, Happening::To { who, what: Message::Reported });

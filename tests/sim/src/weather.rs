@@ -323,7 +323,7 @@ impl Weather {
             },
             describe_lag: if dice.below(2) == 0 { 0 } else { dice.below(4_000_000) },
             op_every: dice.skewed(15_000, 150_000),
-            sectors: [4, 8, 16][dice.index(3)],
+            sectors: [4, 16, 64][dice.index(3)],
             disk_us: dice.skewed(300, 150_000),
             bursts: dice.below(2) == 0,
             durability: Durability::ALL[dice.index(Durability::ALL.len())],
