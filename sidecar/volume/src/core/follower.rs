@@ -209,6 +209,16 @@ impl Replica {
         }
     }
 
+    /// A copy that has just ended may be of before a write that is marked instead of claimed: the copy's clearing is not its own.
+    pub(super) fn mark_relieved(&mut self, slot: Slot) {
+        let Role::Leading(primary) = &self.role else { return };
+        if primary.peers.get(&slot).is_some_and(|peer| peer.follows) {
+            for op in primary.kept_for(slot).filter(|op| op.relieved) {
+                self.store.mark(slot, op.span);
+            }
+        }
+    }
+
     /// What was marked instead of claimed is there: a whole follower has no other marks.
     pub(super) fn unmark_relieved(&mut self, slot: Slot) {
         let Role::Leading(primary) = &self.role else { return };

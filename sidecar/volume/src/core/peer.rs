@@ -559,6 +559,7 @@ impl Replica {
             }
         }
         (primary.look, primary.retire) = (true, true);
+        self.mark_relieved(slot);
         self.unmark_relieved(slot);
     }
 
