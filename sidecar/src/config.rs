@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use volume::core::Follow;
 use volume::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST};
 
 /// `node.toml`.
@@ -50,6 +51,8 @@ pub struct VolumesConfig {
     pub metadata: Option<PathBuf>,
     /// How fast a verification reads, in MiB a second, on each node that it compares.
     pub verify_mib_s: u64,
+    /// How this node's replica follows whoever is active.
+    pub follow: Follow,
     pub volumes: Vec<VolumeConfig>,
 }
 
@@ -122,7 +125,8 @@ impl NodeConfig {
         let fence = top.table("fence", |fence| fence.required("command", "the command that reboots", command));
         let group = top.table("volumes", |group| {
             let (listen, metadata) = (group.optional("listen", socket), group.optional("metadata", absolute));
-            Some((listen, metadata, group.optional("verify_mib_s", verify_rate)))
+            let verify = group.optional("verify_mib_s", verify_rate);
+            Some((listen, metadata, verify, group.optional("follow", follow)))
         });
         let volumes = top.tables("volume", volume);
         if volumes.iter().map(|volume| &volume.name).collect::<BTreeSet<_>>().len() != volumes.len() {
@@ -157,9 +161,10 @@ impl NodeConfig {
                 cgroup,
                 fence,
                 volumes: (!volumes.is_empty()).then(|| {
-                    let (listen, metadata, verify) = group.unwrap_or_default();
+                    let (listen, metadata, verify, follow) = group.unwrap_or_default();
                     let listen = listen.unwrap_or_else(default_volumes_listen);
-                    VolumesConfig { listen, metadata, verify_mib_s: verify.unwrap_or(VERIFY_MIB_S), volumes }
+                    let (verify_mib_s, follow) = (verify.unwrap_or(VERIFY_MIB_S), follow.unwrap_or_default());
+                    VolumesConfig { listen, metadata, verify_mib_s, follow, volumes }
                 }),
                 resources,
             }),
@@ -184,6 +189,14 @@ fn verify_rate(value: &Value) -> Result<u64, String> {
     let allowed = VERIFY_MIB_S_LEAST..=VERIFY_MIB_S_MOST;
     let why = || format!("MiB a second, from {VERIFY_MIB_S_LEAST} (slower, it never ends) to {VERIFY_MIB_S_MOST}");
     allowed.contains(&rate).then_some(rate).ok_or_else(why)
+}
+
+fn follow(value: &Value) -> Result<Follow, String> {
+    match text(value)?.as_str() {
+        "sync" => Ok(Follow::Sync),
+        "async" => Ok(Follow::Async),
+        _ => Err("\"sync\" (in step, and can take over) or \"async\" (soon after, nothing waits for it)".into()),
+    }
 }
 
 fn volume(fields: &mut Fields<'_>) -> Option<VolumeConfig> {
@@ -362,7 +375,9 @@ mod tests {
             .volumes
             .expect("one");
         assert_eq!((volumes.listen, volumes.metadata), (default_volumes_listen(), None));
-        assert_eq!(volumes.verify_mib_s, 32);
+        assert_eq!((volumes.verify_mib_s, volumes.follow), (32, Follow::Sync));
+        let asynchronous = format!("{least}[volumes]\nfollow='async'\n[[volume]]\nname='data'\nbacking='/dev/nvme1n1'");
+        assert_eq!(read(&asynchronous).expect("good").volumes.expect("one").follow, Follow::Async);
         assert_eq!(volumes.volumes[0].socket.as_deref(), Some(Path::new("/run/leasehold/data.sock")));
         assert_eq!(volumes.volumes[0].device, None);
         let volumes = read(&format!("{least}[[volume]]\nname='data'\nbacking='/dev/nvme1n1'\ndevice='db'"))
@@ -371,11 +386,12 @@ mod tests {
             .expect("one");
         assert_eq!(volumes.volumes[0].socket, None, "who asks for a device has it alone");
         assert_eq!(volumes.volumes[0].device.as_ref().map(ToString::to_string), Some("db".into()));
-        let wrong = "[volumes]\nlisten='7401'\nverify_mib_s=0\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'";
+        let wrong = "[volumes]\nlisten='7401'\nverify_mib_s=0\nfollow='later'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'";
         let told = read(&format!("{least}{wrong}")).expect_err("many mistakes").to_string();
         for part in [
             "volumes.listen",
             "volumes.verify_mib_s = 0: MiB a second, from 1",
+            "volumes.follow = \"later\": \"sync\"",
             "volume[0].name",
             "volume[0].backing",
             "volume[1].device",

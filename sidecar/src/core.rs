@@ -265,7 +265,10 @@ impl Core {
             hears: view.hears.clone(),
             resources: self.health.borrow().clone(),
             replica: match &self.volumes {
-                Some((volumes, _)) => lease::heartbeat::Replica { consistent: volumes.is_consistent(), lag_ms: None },
+                Some((volumes, _)) => {
+                    let lag_ms = volumes.lag(clock::now());
+                    lease::heartbeat::Replica { consistent: volumes.is_consistent(), lag_ms }
+                }
                 None => self.base.replica,
             },
             ..self.base.clone()

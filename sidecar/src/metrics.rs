@@ -29,7 +29,7 @@ const ROLES: [&str; 12] = [
     "fenced",
     "gone",
 ];
-const PEER_STATES: [&str; 6] = ["away", "meeting", "copying", "in step", "differs", "diverged"];
+const PEER_STATES: [&str; 8] = ["away", "meeting", "copying", "in step", "following", "behind", "differs", "diverged"];
 const RESOURCE_STATES: [&str; 5] = ["stopped", "starting", "running", "failed", "stopping"];
 
 /// A registry whose one collector reads `sources`.
@@ -210,6 +210,22 @@ impl Reader {
         let behind =
             survey.peers.iter().map(|peer| (vec![("replica", peer.incarnation.as_str())], real(peer.behind_bytes)));
         page.gauges("volumes_peer_behind_bytes", "As holder: what each other replica may lack at the most", behind)?;
+        let now = clock::now();
+        let lags = survey
+            .peers
+            .iter()
+            .filter_map(|peer| Some((vec![("replica", peer.incarnation.as_str())], seconds(peer.lag.at(now)?))));
+        page.gauges(
+            "volumes_peer_lag_seconds",
+            "As holder: how far each replica that follows asynchronously is behind, where that is known",
+            lags,
+        )?;
+        let lag = survey.lag.at(now).map(|lag| (Vec::new(), seconds(lag)));
+        page.gauges(
+            "volumes_lag_seconds",
+            "Of a replica that follows asynchronously: how far it is behind at the most, where it knows",
+            lag,
+        )?;
         let tally = survey.tally;
         page.counter("volumes_verified_bytes", "Compared with another replica's, by its holder", tally.compared_bytes)?;
         page.counter(

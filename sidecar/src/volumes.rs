@@ -14,6 +14,7 @@ use crate::peers::tls;
 use crate::state_dir::{StateDir, StateError};
 use bridge::{Bridge, Heard};
 use lease::ids::{Epoch, Incarnation};
+use lease::time::{Millis, Moment};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use volume::buffer::Pool;
-use volume::core::{Event as Said, Report};
+use volume::core::{Event as Said, Follow, Report};
 use volume::drive::area::{AreaError, Files, Opened};
 use volume::drive::group::{DeviceExport, Export, Group, GroupError};
 use volume::drive::{Admission, Order, Parts, Security};
@@ -172,6 +173,7 @@ impl Volumes {
             opened,
             life: life(),
             write_through: false,
+            follow: config.follow,
             listener: Some(listener),
             security,
             exports,
@@ -246,6 +248,14 @@ impl Volumes {
         self.bridge.report().consistent
     }
 
+    /// For who follows asynchronously and knows it: how far it is behind. `None`: it follows synchronously, or does not know.
+    #[must_use]
+    pub fn lag(&self, now: Moment) -> Option<Millis> {
+        let survey = self.shown.survey.borrow();
+        let follows = survey.follow == Follow::Async && survey.leads.is_none();
+        survey.lag.at(now).filter(|_| follows)
+    }
+
     pub fn promise(&self, epoch: Epoch) {
         self.tell(Said::Promise { epoch });
     }
@@ -298,6 +308,7 @@ mod tests {
             listen: "127.0.0.1:0".parse().expect("an address"),
             metadata: Some(folder.join("metadata")),
             verify_mib_s: volume::operate::VERIFY_MIB_S,
+            follow: volume::core::Follow::Sync,
             volumes: vec![VolumeConfig { name: "data".into(), backing, socket: Some(socket), device: None }],
         }
     }

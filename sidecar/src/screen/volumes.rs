@@ -97,6 +97,12 @@ fn here(volumes: &Value) -> String {
     let is = |at: &str| volumes.pointer(at).and_then(Value::as_bool) == Some(true);
     let image = if is("/consistent") { "whole" } else { "INCOMPLETE" };
     match (number(volumes, "/leads"), is("/follows")) {
+        (0, _) if text(volumes, "/follow") == "async" => {
+            let whom = if is("/follows") { "the holder" } else { "nobody" };
+            let lag = volumes.pointer("/lag_ms").and_then(Value::as_u64);
+            let lag = lag.map_or("by how much is unknown".into(), |lag| format!("{} at the most", behind_s(lag)));
+            format!("{image}, follows {whom} (async), behind: {lag}")
+        }
         (0, true) => format!("{image}, follows the holder"),
         (0, false) => format!("{image}, follows nobody"),
         (epoch, _) => format!("{image}, takes requests in epoch {epoch}"),
@@ -105,6 +111,10 @@ fn here(volumes: &Value) -> String {
 
 fn there(peer: &Value) -> String {
     let (state, behind) = (text(peer, "/state"), number(peer, "/behind_bytes"));
+    if text(peer, "/follow") == "async" && state != "copying" {
+        let lag = peer["lag_ms"].as_u64().map_or("for how long is unknown".into(), behind_s);
+        return format!("{state} (async), {} behind, {lag}", bytes(behind));
+    }
     if behind == 0 || state == "in step" {
         return state.into();
     }
@@ -114,6 +124,11 @@ fn there(peer: &Value) -> String {
         _ => String::new(),
     };
     format!("{state}, {} behind{end}", bytes(behind))
+}
+
+/// How far behind, in seconds.
+fn behind_s(lag_ms: u64) -> String {
+    format!("{}.{} s", lag_ms / 1_000, lag_ms / 100 % 10)
 }
 
 /// How much of everything it has.

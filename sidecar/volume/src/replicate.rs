@@ -5,7 +5,7 @@
 
 use crate::backing::Engine;
 use crate::buffer::Pool;
-use crate::core::{Event, Report};
+use crate::core::{Event, Follow, Report};
 use crate::drive::area::{AreaError, Files};
 use crate::drive::group::{DeviceState, Export, Group, GroupError};
 use crate::drive::{Admission, Order, Parts, Security};
@@ -28,7 +28,7 @@ const GAP: u64 = 1 << 32;
 #[derive(Debug)]
 pub enum Role {
     Leader { peers: Vec<SocketAddr>, export: Box<Export> },
-    Standby { address: SocketAddr },
+    Standby { address: SocketAddr, follow: Follow },
 }
 
 /// How an operator reaches it.
@@ -78,7 +78,7 @@ pub async fn run(
         return Err(ReplicateError::NotWhole);
     }
     let listener = match &role {
-        Role::Standby { address } => {
+        Role::Standby { address, .. } => {
             let listener = std::net::TcpListener::bind(address)
                 .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
                 .map_err(|source| ReplicateError::Listen { address: *address, source })?;
@@ -89,9 +89,9 @@ pub async fn run(
         Role::Leader { .. } => None,
     };
     let (tell, mut reports) = mpsc::unbounded_channel();
-    let (peers, exports) = match role {
-        Role::Leader { peers, export } => (Some(peers), vec![*export]),
-        Role::Standby { .. } => (None, Vec::new()),
+    let (peers, exports, follow) = match role {
+        Role::Leader { peers, export } => (Some(peers), vec![*export], Follow::Sync),
+        Role::Standby { follow, .. } => (None, Vec::new(), follow),
     };
     let names = exports.iter().map(|export| export.config.name.clone()).chain([String::new()]).take(1).collect();
     let survey = watch::Sender::default();
@@ -103,6 +103,7 @@ pub async fn run(
         opened,
         life: life(),
         write_through,
+        follow,
         listener,
         security: Security::Plain,
         exports,

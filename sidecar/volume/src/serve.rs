@@ -4,6 +4,7 @@
 use crate::backing::disk::Options;
 use crate::backing::{Backing, Engine, StartError};
 use crate::buffer::Pool;
+use crate::core::Follow;
 use crate::drive::area;
 use crate::drive::group::{DeviceExport, Export};
 use crate::frontends::kernel_nbd::{self, Apart, DeviceError, Lineage, Name, Spec, Succession};
@@ -92,6 +93,12 @@ pub struct Args {
     /// Be the replica that another keeps equal, and serve nobody
     #[arg(long, value_name = "HOST:PORT", groups = ["replication", "place"])]
     pub listen: Option<String>,
+    /// With --listen: have each write before it is answered; what is usual
+    #[arg(long = "sync", requires = "listen", conflicts_with = "asynchronous")]
+    pub synchronous: bool,
+    /// With --listen: follow in order, soon after; nothing waits for this replica, and what it lacks of the leader is shown
+    #[arg(long = "async", requires = "listen")]
+    pub asynchronous: bool,
     /// The file of the replica's metadata, if it is not at the backing's own end
     #[arg(long, value_name = "FILE", requires = "replication")]
     pub metadata: Option<PathBuf>,
@@ -261,7 +268,9 @@ async fn replicated(
     let files =
         area::Files { backings: vec![args.backing.clone()], metadata: args.metadata.clone(), buffered: args.buffered };
     let role = match listen {
-        Some(address) => Role::Standby { address },
+        Some(address) => {
+            Role::Standby { address, follow: if args.asynchronous { Follow::Async } else { Follow::Sync } }
+        }
         None => {
             let device = device(args).map(DeviceExport::new);
             Role::Leader { peers, export: Box::new(Export { volume: VolumeNo(0), places, config, device }) }

@@ -19,7 +19,7 @@ use bridge::Bridge;
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use volume::core::{Answer, Ask, Effect, Event, Io, Job, Notice, Replica as Machine, Report, RequestId, Setup};
+use volume::core::{Answer, Ask, Effect, Event, Follow, Io, Job, Notice, Replica as Machine, Report, RequestId, Setup};
 use volume::ids::{Digest, Life, Span, VolumeNo};
 use volume::metadata::{Batch, DataState, Geometry, PAGE, Recovery, Store, unclaimed};
 use volume::wire::Message as Word;
@@ -331,7 +331,7 @@ impl World {
             }
             here.replica.meta.flushed(usize::MAX);
         }
-        let setup = Setup { life: Life(here.life), write_through };
+        let setup = Setup { life: Life(here.life), write_through, follow: Follow::Sync };
         here.volume = Volume::new(self.weather.nodes);
         here.volume.machine = Some(Machine::new(setup, store, recovery.is_guess()));
         self.step_volume(host, Event::Tick);

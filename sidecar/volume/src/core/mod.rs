@@ -9,6 +9,7 @@ mod asked;
 #[cfg(test)]
 mod bounds;
 mod command;
+pub mod follower;
 mod notice;
 #[cfg(test)]
 mod pace;
@@ -26,19 +27,22 @@ pub mod survey;
 #[cfg(test)]
 mod told;
 #[cfg(test)]
+mod told_async;
+#[cfg(test)]
 mod told_verify;
 mod verdict;
 pub mod verify;
 mod works;
 
 pub use command::{Command, Objection};
+pub use follower::Follow;
 pub use notice::{Notice, Tally};
 pub use verdict::verdict;
 pub use works::Io;
 
 use crate::ids::{Digest, Life, Span, VolumeNo};
 use crate::metadata::{Batch, DataState, Slot, Store, unclaimed};
-use crate::wire::{Bye, FETCHES, Frame, INTACT, Introduction};
+use crate::wire::{Bye, FETCHES, FOLLOWS, Frame, INTACT, Introduction, ROUNDS};
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation, Lineage};
 use lease::time::{Millis, Moment};
@@ -365,6 +369,14 @@ pub(crate) enum Guard {
     AskFirst,
     /// 10: what a peer had is not written over what is newer.
     RepairUndone,
+    /// 12: a round is durable before the next one begins.
+    RoundsInOrder,
+    /// 12: sent again is what was not reached, or the image is marked before.
+    SendUnreached,
+    /// 12: a replica that follows does not know the generation that it may lack something of.
+    FollowerUnknowing,
+    /// 12: who lags is told from since when, not until when.
+    LagFromProbe,
 }
 
 /// What a machine is told when it is made.
@@ -374,6 +386,8 @@ pub struct Setup {
     pub life: Life,
     /// No volatile cache is offered: every write is durable on all of `need` before it is answered.
     pub write_through: bool,
+    /// How this replica follows whoever leads.
+    pub follow: Follow,
 }
 
 /// Whose a work is.
@@ -443,6 +457,8 @@ pub struct Replica {
     ticked: Option<Moment>,
     /// What recovery marked is a guess: compare before copying.
     guesses: bool,
+    /// Of this step.
+    now: Moment,
     /// The last verification here, and how many there were.
     verification: Option<verify::Verification>,
     verifications: u64,
@@ -474,6 +490,7 @@ impl Replica {
             persisting: None,
             ticked: None,
             guesses,
+            now: Moment::default(),
             verification: None,
             verifications: 0,
             tally: Tally::default(),
@@ -489,6 +506,7 @@ impl Replica {
 
     /// Takes one event in and adds what it causes to `out`, in order.
     pub fn step(&mut self, event: Event, now: Moment, out: &mut Vec<Effect>) {
+        self.now = now;
         match event {
             Event::Tick => self.tick(now),
             Event::Ask { id, ask } => self.ask(id, ask, now),
@@ -605,7 +623,10 @@ impl Replica {
             incarnation: superblock.incarnation.clone(),
             life: self.setup.life,
             chunk_shift: superblock.geometry.chunk_shift(),
-            features: if self.intact { FETCHES | INTACT } else { FETCHES },
+            features: FETCHES
+                | ROUNDS
+                | if self.intact { INTACT } else { 0 }
+                | if self.setup.follow == Follow::Async { FOLLOWS } else { 0 },
             volumes: superblock.geometry.volumes().to_vec(),
         }
     }

@@ -7,13 +7,14 @@
 //! Found to differ (see `verify`): InSync ──▶ Differing, until it has left the set. When it comes again it is
 //! Withheld: nothing is said to it. `resync` by an operator ends either, and it begins anew.
 
+use super::follower::{FOLLOW_REST, Lag};
 use super::primary::{Op, Primary};
 use super::resync::Resync;
 use super::rules::{Basis, is_heard, tears_image};
 use super::{Effect, Guard, Io, Job, Link, PING, Replica, Role, SILENCE, STALL, verdict};
 use crate::ids::{Digest, Generation, Life, Sequence, Session, Span};
 use crate::metadata::Slot;
-use crate::wire::{Bye, FETCHES, Frame, INTACT, Introduction, Message, Verdict};
+use crate::wire::{Bye, FETCHES, FOLLOWS, Frame, INTACT, Introduction, Message, Verdict};
 use lease::ids::Incarnation;
 use lease::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,13 @@ pub(super) struct Peer {
     /// An operator wants all of it compared, and copied where it differs: once nobody requires it; and what it lacks is a guess.
     pub(super) resync_asked: bool,
     pub(super) compare: bool,
+    /// It follows asynchronously (see `follower`). Or it is about to, and is still a member: first it leaves.
+    pub(super) follows: bool,
+    leaving: bool,
+    /// As follower: it has had everything in this epoch; since when what it lacks is marked; and since when it rests.
+    pub(super) was_even: bool,
+    pub(super) lagging_since: Option<Moment>,
+    pub(super) rests_since: Option<Moment>,
     pub(super) dialogue: Option<Dialogue>,
 }
 
@@ -49,6 +57,8 @@ pub(super) enum Stage {
     /// CAUGHT_UP is at this place.
     Ending(Sequence),
     InSync,
+    /// It has everything, or is sent it, and is not waited for.
+    Following,
     /// It takes all of the stream, and is not what this replica is.
     Differing,
     /// It is known to differ: nothing is said to it.
@@ -90,6 +100,9 @@ pub(super) struct Dialogue {
     intact: bool,
     /// It is a member that is copied to with its image as good as it was.
     pub(super) spared: bool,
+    /// As follower: the round that it has said to be in, and the last one that it was told.
+    pub(super) reached: Option<u64>,
+    pub(super) round: Option<u64>,
     heard: Moment,
     pinged: Moment,
 }
@@ -107,6 +120,11 @@ impl Peer {
             reading: 0,
             resync_asked: false,
             compare: false,
+            follows: false,
+            leaving: false,
+            was_even: false,
+            lagging_since: None,
+            rests_since: None,
             dialogue: None,
         }
     }
@@ -120,11 +138,16 @@ impl Peer {
     /// It is known to differ, or somebody wants it to be seen so: it is to leave the set.
     pub(super) fn is_apart(&self) -> bool {
         let apart = |stage| matches!(stage, Stage::Differing | Stage::Withheld);
-        self.resync_asked || self.dialogue.as_ref().is_some_and(|dialogue| apart(dialogue.stage))
+        self.resync_asked || self.leaving || self.dialogue.as_ref().is_some_and(|dialogue| apart(dialogue.stage))
     }
 
     pub(super) fn is_in_sync(&self) -> bool {
         self.dialogue.as_ref().is_some_and(|dialogue| dialogue.stage == Stage::InSync)
+    }
+
+    /// It was met in this epoch.
+    pub(super) fn is_met(&self) -> bool {
+        self.life.is_some()
     }
 
     /// Its acknowledgements count: it lacks nothing but what is kept for it.
@@ -164,7 +187,8 @@ impl Primary {
     /// Tells a peer, or all, under which generation and with whom it goes on.
     pub(super) fn say_state(&mut self, only: Option<Slot>, out: &mut Vec<Effect>) {
         let generation = self.generation;
-        let told = self.peers.iter().filter(|(_, peer)| peer.streams() && !peer.is_apart());
+        // Who follows may lack what is completed, and is told apart by not knowing in which generation.
+        let told = self.peers.iter().filter(|(_, peer)| peer.streams() && !peer.is_apart() && !peer.follows);
         let slots: Vec<Slot> = told.map(|(slot, _)| *slot).collect();
         for slot in slots.into_iter().filter(|slot| only.is_none_or(|only| only == *slot)) {
             let state = Message::State { generation, companions: self.companions(slot) };
@@ -174,6 +198,7 @@ impl Primary {
 
     /// Sends a write to a peer.
     pub(super) fn send_op(&mut self, slot: Slot, number: u64, out: &mut Vec<Effect>) {
+        self.say_round(slot, self.ops[&number].round, out);
         let message = match self.ops[&number].job.clone() {
             Job::Write { volume, at, data, fua } => Message::Write { volume, at, data, fua },
             Job::Zero { span, fua } => Message::Zero { span, fua },
@@ -252,6 +277,7 @@ impl Replica {
                     words.into_iter().for_each(|(extent, bits)| self.store.mark_word(slot, extent, bits));
                 }
             }
+            Message::Reached { round } if dialogue.stage == Stage::Promising => dialogue.reached = Some(round),
             Message::Promised if dialogue.stage == Stage::Promising => self.promised(slot),
             Message::Written { ranges } => self.written(slot, &ranges),
             Message::Durable if at <= dialogue.sent => self.durable(slot, at),
@@ -273,6 +299,11 @@ impl Replica {
                     self.confused(link);
                 }
             }
+            Message::InSync if dialogue.stage == Stage::Ending(at) && peer.follows => {
+                dialogue.stage = Stage::Following;
+                (peer.was_even, peer.lagging_since) = (true, None);
+                self.durable(slot, at);
+            }
             Message::InSync if dialogue.stage == Stage::Ending(at) => {
                 dialogue.stage = Stage::InSync;
                 (peer.unsaid, peer.again) = (None, false);
@@ -281,7 +312,7 @@ impl Replica {
                     primary.say_state(None, &mut self.out);
                 }
             }
-            Message::Pong => {}
+            Message::Pong => self.say_lag(slot, at, now),
             Message::Bye(why) => {
                 if why == Bye::Diverged {
                     primary.diverged.insert(peer.incarnation.clone());
@@ -315,13 +346,22 @@ impl Replica {
             self.out.push(Effect::HangUp { link: old, why: Bye::Closing });
             self.lost(old);
         }
+        if !self.admits(slot, link, them, now) {
+            return;
+        }
         let withheld = self.store.is_doubted(slot) && !self.omits(Guard::AskFirst);
         let guesses = self.guesses;
         let mut history = self.store.superblock().generations.clone();
+        let unknowing = them.features & FOLLOWS != 0 && !self.omits(Guard::FollowerUnknowing);
         // With room for the one that it goes on in.
         let surplus = (history.len() + 1).saturating_sub(crate::ids::GENERATIONS_MAX);
         history.drain(..surplus);
         let Role::Leading(primary) = &mut self.role else { return };
+        if unknowing {
+            // What is completed in this epoch it may lack.
+            let epoch = primary.epoch;
+            history.retain(|generation| generation.epoch < epoch);
+        }
         let peer = primary.peers.entry(slot).or_insert_with(|| Peer::new(them.incarnation.clone(), None));
         let (mut again, compare) = (peer.again, guesses || peer.compare);
         if peer.life != Some(them.life) {
@@ -347,6 +387,8 @@ impl Replica {
             fetches: them.features & FETCHES != 0,
             intact: them.features & INTACT != 0,
             spared: false,
+            reached: None,
+            round: None,
             heard: now,
             pinged: now,
         });
@@ -355,6 +397,37 @@ impl Replica {
         }
         primary.say(slot, Message::Generations(history), None, &mut self.out);
         primary.say(slot, Message::Promise, None, &mut self.out);
+    }
+
+    /// Whether this one is met now, as what it says to be. Who was a member and is to follow leaves the set first; who has fallen
+    /// behind rests.
+    fn admits(&mut self, slot: Slot, link: Link, them: &Introduction, now: Moment) -> bool {
+        let follows = them.features & FOLLOWS != 0;
+        let Role::Leading(primary) = &mut self.role else { return false };
+        let peer = primary.peers.entry(slot).or_insert_with(|| Peer::new(them.incarnation.clone(), None));
+        let changes = peer.follows != follows;
+        let rests = follows && peer.rests_since.is_some_and(|since| now.shortest_since(since) < FOLLOW_REST);
+        peer.leaving = false;
+        let required = follows && primary.requires(&primary.peers[&slot]);
+        if let Some(peer) = primary.peers.get_mut(&slot).filter(|_| required) {
+            peer.leaving = true;
+            primary.look = true;
+        }
+        if required || rests {
+            self.out.push(Effect::HangUp { link, why: Bye::Closing });
+            return false;
+        }
+        if changes {
+            // What is kept for the one is not in the order that the other needs.
+            self.stop_keeping(slot);
+        }
+        if let Role::Leading(primary) = &mut self.role
+            && let Some(peer) = primary.peers.get_mut(&slot)
+        {
+            (peer.follows, peer.rests_since) = (follows, None);
+            peer.was_even &= !changes;
+        }
+        true
     }
 
     /// The standby refuses everything older now: begin with what it lacks.
@@ -373,13 +446,15 @@ impl Replica {
             self.lost(link);
             return;
         }
+        let follows = peer.follows;
         if Basis::confirmed(peer.whole, self.store.marks(slot)) != peer.whole {
             self.stop_keeping(slot);
         }
+        let torn = follows && self.takes_up(slot);
         let Role::Leading(primary) = &mut self.role else { return };
         primary.say(slot, Message::Verdict(found), None, &mut self.out);
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
-        let (whole, again) = (peer.whole.is_some(), peer.again && marks_resent);
+        let (whole, again) = (peer.whole.is_some(), if follows { torn } else { peer.again && marks_resent });
         let member = primary.need.contains(&peer.incarnation);
         let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
         dialogue.stage = Stage::Resyncing;
@@ -389,7 +464,9 @@ impl Replica {
         if !resync_first {
             primary.say_state(Some(slot), &mut self.out);
         }
-        if tears_image(self.store.marks(slot), again, intact) {
+        // A whole follower's marks stand for what is kept for it.
+        let marks = if follows && whole { 0 } else { self.store.marks(slot) };
+        if tears_image(marks, again, intact) {
             primary.say(slot, Message::Resync, None, &mut self.out);
         }
         if resync_first {
@@ -398,7 +475,9 @@ impl Replica {
         if whole {
             let mine = |op: &Op| op.started && op.owed.is_unsent(slot);
             // What was written in this life and not flushed needs no second writing, but is durable only after a flush.
-            let again: Vec<u64> = primary.ops.iter().filter(|(_, op)| mine(op)).map(|(number, _)| *number).collect();
+            let mut again: Vec<u64> =
+                primary.ops.iter().filter(|(_, op)| mine(op)).map(|(number, _)| *number).collect();
+            again.sort_by_key(|number| primary.ops[number].round);
             again.into_iter().for_each(|number| primary.send_op(slot, number, &mut self.out));
         }
         let elders = primary.ops.values().filter(|op| op.started && op.places[slot] == Sequence(0)).count();
@@ -416,9 +495,11 @@ impl Replica {
         let at = primary.say(slot, Message::CaughtUp, None, &mut self.out);
         let peer = primary.peers.get_mut(&slot).expect("it has a dialogue");
         peer.whole = Some(Basis::CaughtUp);
-        peer.waited_for = true;
+        peer.waited_for = !peer.follows;
         let dialogue = peer.dialogue.as_mut().expect("it has a dialogue");
         (dialogue.stage, dialogue.spared) = (Stage::Ending(at), false);
+        let round = primary.round;
+        primary.say_round(slot, round, &mut self.out);
         // What was written before it came was copied to it, durably.
         primary.ops.values_mut().for_each(|op| op.owed.caught_up(slot));
         primary.look = true;
@@ -489,6 +570,8 @@ impl Replica {
             }
         }
         (primary.look, primary.retire) = (true, true);
+        self.mark_relieved(slot);
+        self.unmark_relieved(slot);
     }
 
     /// The connection is gone. What is kept for the peer stays kept while it is waited for; what was only on its way is marked.
@@ -525,7 +608,12 @@ impl Replica {
     pub(super) fn stop_keeping(&mut self, slot: Slot) {
         let marks = !self.omits(Guard::MarkAbsent);
         let Role::Leading(primary) = &mut self.role else { return };
-        primary.peers.get_mut(&slot).expect("it is known").whole = None;
+        let lag = primary.lag(slot);
+        let peer = primary.peers.get_mut(&slot).expect("it is known");
+        peer.whole = None;
+        if let Lag::Since(since) = lag {
+            peer.lagging_since = Some(since);
+        }
         for op in primary.ops.values_mut() {
             if op.owed.stop_keeping(slot) && op.started && marks {
                 self.store.mark(slot, op.span);

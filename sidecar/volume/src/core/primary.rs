@@ -31,6 +31,11 @@ pub(super) struct Op {
     pub(super) job: Job,
     pub(super) span: Span,
     pub(super) started: bool,
+    /// When it did, and in which round (see `follower`).
+    pub(super) since: Option<Moment>,
+    pub(super) round: u64,
+    /// What only followers lack of it is marked for them: its extents are claimed no longer.
+    pub(super) relieved: bool,
     /// Written here, after this many flushes had begun: the next one covers it.
     written: Option<u64>,
     pub(super) owed: Owed,
@@ -44,6 +49,12 @@ impl Op {
     /// Nobody needs it any more: answered, durable here after so many flushes, and durable or marked everywhere else.
     fn is_over(&self, flushes: u64) -> bool {
         self.owed.is_over(self.request.is_none(), self.written.is_some_and(|begun| flushes > begun))
+    }
+
+    /// Nobody but these needs it any more.
+    pub(super) fn is_over_but_for(&self, these: Peers, flushes: u64) -> bool {
+        let durable_here = self.written.is_some_and(|begun| flushes > begun);
+        self.request.is_none() && durable_here && self.owed.is_kept_only_for(these)
     }
 }
 
@@ -98,6 +109,9 @@ pub(super) struct Primary {
     pub(super) retire: bool,
     pub(super) verify: Option<Run>,
     pub(super) repairs: Repairs,
+    /// The round of what starts now, unless something was answered for good in it: then it is over.
+    pub(super) round: u64,
+    pub(super) round_over: bool,
 }
 
 impl Primary {
@@ -131,6 +145,11 @@ impl Primary {
             None => dialogue.durable,
             Some(first) => dialogue.durable.min(Sequence(first.0 - 1)),
         }
+    }
+
+    /// So many local flushes have ended.
+    pub(super) fn flushes_ended(&self) -> u64 {
+        self.flush_ended
     }
 
     /// What was here when the epoch began is durable: a copy of it may count.
@@ -212,6 +231,8 @@ impl Replica {
             retire: false,
             verify: None,
             repairs: Repairs::default(),
+            round: 0,
+            round_over: false,
         }));
         self.intact = true;
         // What this replica took as a standby and has not flushed: no peer is compared with it before it is durable here.
@@ -297,6 +318,9 @@ impl Replica {
             job: job.clone(),
             span,
             started: false,
+            since: None,
+            round: 0,
+            relieved: false,
             written: None,
             owed: Owed::default(),
             places: [Sequence(0); PEERS_MAX],
@@ -314,8 +338,9 @@ impl Replica {
         let marks = !self.omits(Guard::MarkAbsent);
         let Role::Leading(primary) = &mut self.role else { return };
         let span = {
+            let round = primary.round_of_next();
             let op = primary.ops.get_mut(&number).expect("a work belongs to a write");
-            op.started = true;
+            (op.started, op.since, op.round) = (true, Some(now), round);
             op.span
         };
         for slot in self.store.slots() {
@@ -325,6 +350,9 @@ impl Replica {
             op.owed.starts(slot, streams || kept);
             if !(streams || kept) && marks {
                 self.store.mark(slot, span);
+            }
+            if !kept && let Some(peer) = primary.peers.get_mut(&slot) {
+                peer.lagging_since.get_or_insert(now);
             }
             if streams {
                 primary.send_op(slot, number, &mut self.out);
@@ -394,6 +422,7 @@ impl Replica {
 
     pub(super) fn tend(&mut self, now: Moment) {
         self.tend_dialogues(now);
+        self.bound_ages(now);
         let Role::Leading(primary) = &self.role else { return };
         if primary.unflushed_since.is_some_and(|since| now.longest_since(since) >= FLUSH_AFTER) {
             self.flush_all(None, now);
@@ -412,6 +441,7 @@ impl Replica {
             self.flush_all(None, now);
         }
         self.complete();
+        self.bound_followers(now);
         self.retire();
     }
 
@@ -434,8 +464,9 @@ impl Replica {
         }
         self.part_from_differing();
         let Role::Leading(primary) = &self.role else { return };
-        let kept =
-            primary.peers.iter().filter(|(_, peer)| peer.whole.is_some() && !peer.streams() && !primary.requires(peer));
+        // For who follows it is kept while there is room, so that a link that blinks costs no resync.
+        let away = |peer: &Peer| peer.whole.is_some() && !peer.streams() && !peer.follows;
+        let kept = primary.peers.iter().filter(|(_, peer)| away(peer) && !primary.requires(peer));
         let gone: Vec<Slot> = kept.map(|(slot, _)| *slot).collect();
         gone.into_iter().for_each(|slot| self.stop_keeping(slot));
     }
@@ -505,6 +536,7 @@ impl Replica {
             primary.open.remove(&number);
             primary.open_ranges.remove(number, op.span);
             primary.retire |= op.is_over(primary.flush_ended);
+            primary.round_over |= op.job.is_fua();
             std::mem::take(&mut op.readers).into_iter().for_each(|io| self.works.free(io));
             self.out.push(Effect::Answer { id, result: Ok(Bytes::new()) });
         }
@@ -515,9 +547,11 @@ impl Replica {
         };
         let members = (0..PEERS_MAX).filter(|slot| flush_all && quorum & bit(*slot) != 0);
         let done = |flush: &Flush| flush.local <= ended && members.clone().all(|slot| durable(flush, slot));
+        let before = primary.flushes.len();
         for flush in primary.flushes.extract_if(.., |flush| done(flush)) {
             self.out.push(Effect::Answer { id: flush.id, result: Ok(Bytes::new()) });
         }
+        primary.round_over |= primary.flushes.len() < before;
     }
 
     /// Forgets what is answered and durable everywhere, or marked; its extents may leave the log. Then whoever may let go of
@@ -537,8 +571,10 @@ impl Replica {
                     dialogue.elders = dialogue.elders.saturating_sub(1);
                 }
             }
-            let extents: Vec<u32> = self.store.geometry().touched(op.span).map(|(extent, _)| extent).collect();
-            self.store.release(&extents);
+            if !op.relieved {
+                let extents: Vec<u32> = self.store.geometry().touched(op.span).map(|(extent, _)| extent).collect();
+                self.store.release(&extents);
+            }
         }
         self.tell_settled();
     }
@@ -553,8 +589,10 @@ impl Replica {
                 for slot in self.store.slots() {
                     self.store.mark(slot, op.span);
                 }
-                let extents: Vec<u32> = self.store.geometry().touched(op.span).map(|(extent, _)| extent).collect();
-                self.store.release(&extents);
+                if !op.relieved {
+                    let extents: Vec<u32> = self.store.geometry().touched(op.span).map(|(extent, _)| extent).collect();
+                    self.store.release(&extents);
+                }
             }
         }
         self.out.extend(primary.flushes.into_iter().map(|flush| flush.id).chain(primary.reads).map(refused));

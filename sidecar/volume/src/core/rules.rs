@@ -98,6 +98,12 @@ impl Owed {
         (self.awaiting | self.missed) & quorum == 0
     }
 
+    /// Whether it is kept for nobody but these.
+    #[must_use]
+    pub const fn is_kept_only_for(&self, these: Peers) -> bool {
+        self.held & these != 0 && self.held & !these == 0
+    }
+
     /// Nobody needs the write any more: its extents may leave the log.
     #[must_use]
     pub const fn is_over(&self, answered: bool, durable_here: bool) -> bool {

@@ -7,12 +7,14 @@
 //! ```
 
 use super::asked::Asked;
+use super::follower::Lag;
 use super::rules::{is_fenced, is_heard};
 use super::{Effect, Guard, Job, Link, Owner, Replica, Role, verdict};
 use crate::ids::{Generation, PEERS_MAX, Sequence, Session, Span};
 use crate::metadata::{DataState, Slot};
-use crate::wire::{BITMAP_WORDS_MAX, Bye, Frame, Message, Refusal, Verdict, WRITTEN_RANGES_MAX};
+use crate::wire::{BITMAP_WORDS_MAX, Bye, Frame, Message, ROUNDS, Refusal, Verdict, WRITTEN_RANGES_MAX};
 use lease::ids::{Epoch, Incarnation};
+use lease::time::{Millis, Moment};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Frames that wait behind a hold: more than a primary keeps unanswered in one session, or the connection is given up.
@@ -22,13 +24,16 @@ const QUEUE_MAX: usize = 65_536;
 pub(super) struct Standby {
     pub(super) session: Option<Standing>,
     pub(super) caught_up: Option<Epoch>,
+    /// As follower: in which round of which epoch this image is, if that is known; and how far it is behind (see `follower`).
+    pub(super) reached: Option<(Epoch, u64)>,
+    pub(super) lag: Lag,
 }
 
 /// One session, seen from the standby.
 #[derive(Debug)]
 pub(super) struct Standing {
     pub(super) link: Link,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     session: Session,
     /// The primary's place in this replica's superblock.
     primary: Option<Slot>,
@@ -58,6 +63,9 @@ pub(super) struct Standing {
     gap: bool,
     /// What the primary found at ranges that are being read here.
     pub(super) digests: BTreeMap<Sequence, Asked>,
+    /// As follower: the last answer to a sign of life, and when those were given that nothing was heard of.
+    pub(super) probe: Sequence,
+    pub(super) probes: VecDeque<(Sequence, Moment)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +82,18 @@ enum Stage {
 enum Hold {
     /// This version of the superblock.
     Saving { at: Sequence, version: u64, then: Then },
-    /// Everything before is ended and durable; then, for CAUGHT_UP, the superblock says that the image is whole.
-    Flushing { at: Sequence, caught_up: bool },
+    /// Everything before is ended and durable.
+    Flushing { at: Sequence, then: Flushed },
+}
+
+/// What comes of a flush that the rest of the stream waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flushed {
+    Barrier,
+    /// The next round of a follower.
+    Round(u64),
+    /// The superblock says that the image is whole.
+    CaughtUp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +152,10 @@ impl Replica {
             };
             match why {
                 Some(why) => self.out.push(Effect::HangUp { link, why }),
+                // It would send no rounds, and wait for this one.
+                None if self.is_follower() && introduction.features & ROUNDS == 0 => {
+                    self.out.push(Effect::HangUp { link, why: Bye::NotNow });
+                }
                 None => self.meet(link, &frame, &introduction.incarnation.clone()),
             }
             return;
@@ -215,9 +237,12 @@ impl Replica {
             in_sync: false,
             gap: false,
             digests: BTreeMap::new(),
+            probe: Sequence(0),
+            probes: VecDeque::new(),
         };
         self.out.push(Effect::Send { link, frame: standing.frame(Sequence(0), caps) });
         if let Role::Standby(standby) = &mut self.role {
+            standby.reached.take_if(|(epoch, _)| *epoch != standing.epoch);
             standby.session = Some(standing);
         }
     }
@@ -275,7 +300,11 @@ impl Replica {
         }
         standing.stage = Stage::Streaming;
         let (link, primary) = (standing.link, standing.primary);
+        let epoch = standing.epoch;
         let mut say = vec![Message::Generations(completed.into_iter().collect())];
+        if let Some(round) = self.reached_of(epoch).filter(|_| self.is_follower()) {
+            say.push(Message::Reached { round });
+        }
         if let Some(slot) = primary {
             let next = |from| self.store.next_marked(slot, from);
             let words: Vec<(u32, u64)> = std::iter::successors(next(0), |extent| next(extent + 1))
@@ -343,11 +372,13 @@ impl Replica {
                     standing.flush_wanted = at;
                 }
             }
-            Message::Barrier => self.hold(Hold::Flushing { at, caught_up: false }),
-            Message::CaughtUp => self.hold(Hold::Flushing { at, caught_up: true }),
+            Message::Barrier => self.hold(Hold::Flushing { at, then: Flushed::Barrier }),
+            Message::Round { round } => self.hold(Hold::Flushing { at, then: Flushed::Round(round) }),
+            Message::CaughtUp => self.hold(Hold::Flushing { at, then: Flushed::CaughtUp }),
             Message::Resync => self.resync(at),
             Message::State { generation, companions } => self.state(at, generation, &companions),
             Message::Ping { settled } => self.settled(settled),
+            Message::Lag { lag_ms } => self.lags(at, Millis(lag_ms)),
             _ => self.refuse(Bye::Confused),
         }
         true
@@ -367,6 +398,7 @@ impl Replica {
 
     /// This range has changed and is not sent: the image stays what it was, and is not the primary's any more.
     fn left_out(&mut self, at: Sequence, span: Span) {
+        self.forgets_reached();
         if !self.store.geometry().holds(span) {
             self.nack(at);
             return;
@@ -387,6 +419,7 @@ impl Replica {
     /// What follows makes the image neither old nor new.
     fn resync(&mut self, at: Sequence) {
         self.intact = false;
+        self.forgets_reached();
         if let Role::Standby(standby) = &mut self.role {
             standby.caught_up = None;
             standby.session.iter_mut().for_each(|standing| (standing.gap, standing.in_sync) = (false, false));
@@ -452,8 +485,9 @@ impl Replica {
         if let Some((_, slots)) = self.standing().and_then(equal) {
             slots.into_iter().for_each(|slot| self.store.clear_all(slot));
         }
+        let probe = self.probe();
         if let Some(standing) = self.standing() {
-            let (link, frame) = (standing.link, standing.frame(Sequence(0), Message::Pong));
+            let (link, frame) = (standing.link, standing.frame(probe, Message::Pong));
             self.out.push(Effect::Send { link, frame });
         }
     }
@@ -485,7 +519,7 @@ impl Replica {
     /// Carries the hold on. True: it has ended.
     fn advance_hold(&mut self) -> bool {
         let saved = self.store.saved();
-        let premature = self.omits(Guard::FlushBeforeWhole);
+        let (premature, hurries) = (self.omits(Guard::FlushBeforeWhole), self.omits(Guard::RoundsInOrder));
         let Some(standing) = self.standing() else { return false };
         match standing.hold {
             None => false,
@@ -500,17 +534,26 @@ impl Replica {
                 }
                 true
             }
-            Some(Hold::Flushing { at, caught_up }) => {
+            Some(Hold::Flushing { at, then }) => {
                 let before = Sequence(at.0 - 1);
-                if standing.durable < before && !(premature && caught_up) {
+                let early = match then {
+                    Flushed::Barrier => false,
+                    Flushed::Round(_) => hurries,
+                    Flushed::CaughtUp => premature,
+                };
+                if standing.durable < before && !early {
                     standing.flush_wanted = standing.flush_wanted.max(before);
                     return false;
                 }
                 standing.hold = None;
-                if caught_up {
-                    self.whole(at)
-                } else {
-                    self.ended(at)
+                let epoch = standing.epoch;
+                match then {
+                    Flushed::CaughtUp => self.whole(at),
+                    Flushed::Barrier => self.ended(at),
+                    Flushed::Round(round) => {
+                        self.reaches(epoch, round);
+                        self.ended(at);
+                    }
                 }
                 true
             }
@@ -524,9 +567,11 @@ impl Replica {
         // The companions may still lack what came before this session, and was copied here.
         standing.equal = Some((at, standing.companions.clone()));
         let primary = standing.primary;
+        // A follower is told of no generation in its session: an older one that it knows may be another's.
+        let follows = self.is_follower();
         let version = self.store.change(|superblock| {
             superblock.state = DataState::Whole;
-            let latest = superblock.generations.last().copied();
+            let latest = superblock.generations.last().copied().filter(|_| !follows);
             superblock.generations.clear();
             history.into_iter().chain(latest).for_each(|generation| superblock.begin(generation));
         });
@@ -543,11 +588,14 @@ impl Replica {
 
     /// Whole, durably: say so to the primary, and to the node.
     fn in_sync(&mut self, at: Sequence) {
+        let follows = self.is_follower();
         let Role::Standby(standby) = &mut self.role else { return };
         let Some(standing) = &mut standby.session else { return };
-        standing.in_sync = true;
-        standby.caught_up = Some(standing.epoch);
-        self.intact = true;
+        if !follows {
+            standing.in_sync = true;
+            standby.caught_up = Some(standing.epoch);
+            self.intact = true;
+        }
         let (link, frame) = (standing.link, standing.frame(at, Message::InSync));
         self.out.push(Effect::Send { link, frame });
         self.ended(at);

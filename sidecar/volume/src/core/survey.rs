@@ -1,5 +1,6 @@
 //! What people are shown of a replica. Nothing is decided by it.
 
+use super::follower::{Follow, Lag};
 use super::peer::{Peer, Stage};
 use super::verify::Verification;
 use super::{Replica, Role, Tally};
@@ -16,6 +17,9 @@ pub struct Survey {
     pub consistent: bool,
     /// As standby: the holder streams to it, or copies to it.
     pub follows: bool,
+    /// How it follows whoever leads; and as asynchronous standby, how far it is behind.
+    pub follow: Follow,
+    pub lag: Lag,
     pub failed: bool,
     pub stranger: bool,
     /// Of each volume, in order.
@@ -34,6 +38,9 @@ pub struct PeerSurvey {
     pub state: PeerState,
     /// What it may lack at the most: whole chunks, also where a single byte differs.
     pub behind_bytes: u64,
+    /// How it follows, as far as it was met in this epoch; and, if asynchronously, how far it is behind.
+    pub follow: Option<Follow>,
+    pub lag: Lag,
     /// What it lacks less each second, while it is copied to; filled in by whoever asks again and again.
     pub copied_bytes_s: Option<u64>,
 }
@@ -46,6 +53,10 @@ pub enum PeerState {
     Meeting,
     Copying,
     InStep,
+    /// It follows asynchronously: it is an earlier image than this one, and whole.
+    Following,
+    /// It followed, and more was to be kept for it than may be: it stays as it is for a while, and is copied to then.
+    Behind,
     /// A verification found that it differs: it takes what is written, as long as it stays connected, and is not failed over to.
     /// Somebody must decide.
     Differs,
@@ -60,6 +71,8 @@ impl fmt::Display for PeerState {
             Self::Meeting => "meeting",
             Self::Copying => "copying",
             Self::InStep => "in step",
+            Self::Following => "following",
+            Self::Behind => "behind",
             Self::Differs => "differs",
             Self::Diverged => "diverged",
         })
@@ -75,6 +88,7 @@ impl Replica {
         let mut survey = Survey {
             leads: self.leads(),
             consistent: self.is_whole(),
+            follow: self.setup.follow,
             failed: self.failed,
             stranger: self.stranger,
             sizes_bytes: superblock.geometry.volumes().to_vec(),
@@ -83,7 +97,7 @@ impl Replica {
             ..Survey::default()
         };
         match &self.role {
-            Role::Standby(standby) => survey.follows = standby.session.is_some(),
+            Role::Standby(standby) => (survey.follows, survey.lag) = (standby.session.is_some(), standby.lag),
             Role::Leading(primary) => {
                 let known = self.store.slots().filter_map(|slot| Some((slot, superblock.peers[slot].as_ref()?)));
                 survey.peers = known
@@ -96,7 +110,19 @@ impl Replica {
                         } else {
                             primary.peers.get(&slot).map_or(PeerState::Away, state)
                         },
-                        behind_bytes: self.store.marks(slot) * chunk_bytes,
+                        behind_bytes: match primary.peers.get(&slot) {
+                            Some(peer) if peer.follows && peer.whole.is_some() => primary.kept_bytes(slot),
+                            _ => self.store.marks(slot) * chunk_bytes,
+                        },
+                        follow: primary
+                            .peers
+                            .get(&slot)
+                            .filter(|peer| peer.is_met())
+                            .map(|peer| if peer.follows { Follow::Async } else { Follow::Sync }),
+                        lag: match primary.peers.get(&slot) {
+                            Some(peer) if peer.follows => primary.lag(slot),
+                            _ => Lag::Unknown,
+                        },
                         copied_bytes_s: None,
                     })
                     .collect();
@@ -108,7 +134,9 @@ impl Replica {
 
 fn state(peer: &Peer) -> PeerState {
     match peer.dialogue.as_ref().map(|dialogue| &dialogue.stage) {
+        None if peer.rests_since.is_some() => PeerState::Behind,
         None => PeerState::Away,
+        Some(Stage::Following) => PeerState::Following,
         Some(Stage::Promising) => PeerState::Meeting,
         Some(Stage::Resyncing | Stage::Ending(_)) => PeerState::Copying,
         Some(Stage::InSync) => PeerState::InStep,

@@ -1,8 +1,8 @@
 //! One machine, told by hand what others would tell it.
 
 use super::{
-    Answer, Ask, Effect, Event, Io, Job, Link, Notice, REQUESTS_MAX, Refusal, Replica, Report, RequestId, STALL, Setup,
-    TICK,
+    Answer, Ask, Effect, Event, Follow, Io, Job, Link, Notice, REQUESTS_MAX, Refusal, Replica, Report, RequestId,
+    STALL, Setup, TICK,
 };
 use crate::ids::{Generation, Life, Sequence, Session, Span, VolumeNo};
 use crate::metadata::{DataState, Geometry, Store};
@@ -59,7 +59,7 @@ impl Told {
     fn new(slots: u16) -> Self {
         let geometry = Geometry::new(vec![8 << 18], 12, slots).expect("it fits");
         let (store, _) = Store::format(Lineage::new("l").expect("a name"), name("me"), geometry);
-        let machine = Replica::new(Setup { life: Life(1), write_through: false }, store, false);
+        let machine = Replica::new(Setup { life: Life(1), write_through: false, follow: Follow::Sync }, store, false);
         let mut told = Self {
             machine,
             now: Moment::default(),
@@ -83,7 +83,7 @@ impl Told {
         let (mut store, _) =
             Store::format(Lineage::new("l").expect("a name"), name("me"), told.machine.store().geometry().clone());
         store.change(|superblock| superblock.promised = promised);
-        told.machine = Replica::new(Setup { life: Life(2), write_through: false }, store, false);
+        told.machine = Replica::new(Setup { life: Life(2), write_through: false, follow: Follow::Sync }, store, false);
         told.report = Report::default();
         told
     }

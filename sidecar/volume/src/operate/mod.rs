@@ -13,6 +13,7 @@ pub mod verbs;
 
 pub use commander::{Commander, Undone};
 
+use crate::core::Follow;
 use crate::core::survey::Survey;
 use crate::core::verify::{self, Compared, Difference, Extent, Verification};
 use crate::drive::{hex, now};
@@ -40,6 +41,7 @@ impl Operated {
     #[must_use]
     pub fn status(&self) -> Value {
         let survey = self.survey.borrow().clone();
+        let now = now();
         let volumes: Vec<_> = (self.names.iter().zip(&survey.sizes_bytes))
             .map(|(name, bytes)| json!({"name": name, "bytes": bytes}))
             .collect();
@@ -49,6 +51,8 @@ impl Operated {
                     "incarnation": peer.incarnation,
                     "state": peer.state.to_string(),
                     "behind_bytes": peer.behind_bytes,
+                    "follow": peer.follow.map(Follow::as_str),
+                    "lag_ms": peer.lag.at(now),
                     "copied_bytes_s": peer.copied_bytes_s,
                 })
             })
@@ -57,6 +61,8 @@ impl Operated {
             "volumes": volumes,
             "leads": survey.leads,
             "follows": survey.follows,
+            "follow": survey.follow.as_str(),
+            "lag_ms": survey.lag.at(now),
             "consistent": survey.consistent,
             "failed": survey.failed,
             "stranger": survey.stranger,

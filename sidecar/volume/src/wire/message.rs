@@ -13,8 +13,12 @@ pub const BITMAP_WORDS_MAX: usize = 4096;
 
 /// In [`Introduction::features`]: this replica answers `FETCH`.
 pub const FETCHES: u64 = 1;
+/// This replica follows whoever leads asynchronously: it is sent rounds, and is never waited for.
+pub const FOLLOWS: u64 = 2;
+/// This program knows what a replica is that [`FOLLOWS`]: only such a primary may send to one.
+pub const ROUNDS: u64 = 4;
 /// And: this process has seen its image have everything, and nothing has come between since. Said anew in each session.
-pub const INTACT: u64 = 2;
+pub const INTACT: u64 = 8;
 
 /// Who speaks and about what; checked against one's own before anything else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +31,8 @@ pub struct Introduction {
     pub life: Life,
     /// log2 of the bytes that one bit of the bitmap stands for.
     pub chunk_shift: u8,
-    /// Bit set of what the speaker can do beyond version 1, or is: [`FETCHES`], [`INTACT`]. Unknown ones are ignored.
+    /// Bit set of what the speaker can do beyond version 1, or is: [`FETCHES`], [`FOLLOWS`], [`ROUNDS`], [`INTACT`]. Unknown ones are
+    /// ignored.
     pub features: u64,
     /// Size of each volume in bytes.
     pub volumes: Vec<u64>,
@@ -96,6 +101,7 @@ pub enum Message {
     Ping {
         settled: Sequence,
     },
+    /// The answer. A replica that [`FOLLOWS`] numbers its own by the frame's sequence, for the next `Lag`.
     Pong,
     Bye(Bye),
 
@@ -163,6 +169,22 @@ pub enum Message {
     Fetched {
         data: Option<Bytes>,
     },
+
+    /// In the stream of a replica that [`FOLLOWS`]: what came before is made durable before anything that follows goes to the
+    /// disk, and what follows is of this round of the primary's epoch.
+    Round {
+        round: u64,
+    },
+    /// Of a replica that [`FOLLOWS`], before `Promised`: of the frame's epoch it has all rounds before this one, durably, and
+    /// nothing of those behind it.
+    Reached {
+        round: u64,
+    },
+    /// To a replica that [`FOLLOWS`] and has had everything before: when the primary had heard its `Pong` of the frame's
+    /// sequence, what was completed `lag_ms` before that and earlier was durable there.
+    Lag {
+        lag_ms: u64,
+    },
 }
 
 /// How a kind may look: its flags, the payload's limit, and whether it has a range of `count` bytes at `offset`.
@@ -217,6 +239,9 @@ kinds! {
     68 DIFFERS MANDATORY [32] false;
     69 IN_SYNC MANDATORY [0] false;
     70 FETCHED MANDATORY [MAX_DATA] false;
+    96 ROUND MANDATORY [8] false;
+    97 REACHED [8] false;
+    98 LAG [8] false;
 }
 
 impl Message {
@@ -256,6 +281,7 @@ impl Message {
             | Self::Verify { .. }
             | Self::Fetch { .. }
             | Self::CaughtUp
+            | Self::Round { .. }
             | Self::State { .. } => true,
             Self::Hello(_)
             | Self::Caps(_)
@@ -274,7 +300,9 @@ impl Message {
             | Self::Same
             | Self::Differs { .. }
             | Self::InSync
-            | Self::Fetched { .. } => false,
+            | Self::Fetched { .. }
+            | Self::Reached { .. }
+            | Self::Lag { .. } => false,
         }
     }
 
@@ -347,6 +375,9 @@ impl Message {
             DIFFERS => Self::Differs { found: Some(fields.digest()?) },
             IN_SYNC => Self::InSync,
             FETCHED => Self::Fetched { data: Some(fields.all()).filter(|data| !data.is_empty()) },
+            ROUND => Self::Round { round: fields.u64("round")? },
+            REACHED => Self::Reached { round: fields.u64("round")? },
+            LAG => Self::Lag { lag_ms: fields.u64("lag")? },
             _ => return Err(Violation::Unknown { kind }),
         };
         if fields.rest.is_empty() { Ok(message) } else { Err(fields.malformed("end")) }
@@ -476,6 +507,20 @@ impl Frame {
                 data = bytes.clone().unwrap_or_default();
                 assert!(data.len() <= MAX_DATA as usize, "a range of {} bytes is never fetched", data.len());
                 FETCHED
+            }
+            Message::Round { round } => {
+                out.put_u64_le(*round);
+                ROUND
+            }
+            Message::Reached { round } => {
+                flags = 0;
+                out.put_u64_le(*round);
+                REACHED
+            }
+            Message::Lag { lag_ms } => {
+                flags = 0;
+                out.put_u64_le(*lag_ms);
+                LAG
             }
         };
         assert!(count <= MAX_SPAN, "a range of {count} bytes is never sent");

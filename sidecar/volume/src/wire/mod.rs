@@ -14,6 +14,8 @@
 //!    VERIFY, FETCH.. ─────────────────────────────────▶ in the same stream, of who is in sync
 //!    ◀─────────────────────────── SAME / DIFFERS(digest), FETCHED(data)
 //!    PING(settled up to) ◀────────────────────────────▶ PONG
+//!    ROUND.. ─────────────────────────────────────────▶ in the stream of who follows asynchronously, which says REACHED(round)
+//!    LAG(ms) ─────────────────────────────────────────▶ before PROMISED, and is told with each PONG how far behind it is
 //! ```
 //!
 //! Every frame names epoch and session. Data frames have a place in the session's stream, without gaps: a frame that is
@@ -29,7 +31,8 @@ mod tests;
 pub use decode::Decoder;
 pub use header::{FUA, HEADER, Header, LAST, MAGIC, MANDATORY, MAX_CONTROL, MAX_DATA, MAX_SPAN, VERSION};
 pub use message::{
-    BITMAP_WORDS_MAX, Bye, FETCHES, INTACT, Introduction, Message, Refusal, Verdict, WRITTEN_RANGES_MAX,
+    BITMAP_WORDS_MAX, Bye, FETCHES, FOLLOWS, INTACT, Introduction, Message, ROUNDS, Refusal, Verdict,
+    WRITTEN_RANGES_MAX,
 };
 
 use crate::ids::{Sequence, Session};

@@ -59,6 +59,9 @@ fn samples() -> Vec<Message> {
         Message::Differs { found: Some(digest) },
         Message::Fetched { data: Some(Bytes::from_static(b"sixteen bytes..!")) },
         Message::Fetched { data: None },
+        Message::Round { round: 0x0708 },
+        Message::Reached { round: 0x0708 },
+        Message::Lag { lag_ms: 0x0708 },
     ]
 }
 
@@ -170,7 +173,7 @@ proptest! {
     /// Under a right checksum, so that the payload's own rules are what refuses.
     #[test]
     fn whatever_a_peer_says_is_read_or_refused(
-        kind in 0..80_u8,
+        kind in 0..104_u8,
         flags in 0..8_u16,
         count in prop_oneof![0..9_u64, any::<u64>()],
         offset in any::<u64>(),

@@ -10,7 +10,9 @@
 use super::disk::{SECTOR, torn};
 use super::ledger::Outcome;
 use super::world::{World, recover};
-use crate::core::{Effect, Guard, Job};
+use crate::core::follower::Lag;
+use crate::core::survey::PeerState;
+use crate::core::{Effect, Follow, Guard, Job};
 use crate::ids::{Generation, Sequence, Session};
 use crate::metadata::{DataState, Recovery, Store};
 use crate::wire::{Frame, Message};
@@ -213,6 +215,7 @@ impl World {
                 continue;
             }
             self.ledger.is_prefix(data, &format!("n{node} is whole and has"))?;
+            self.check_follower(node, data)?;
             if completed.is_some_and(|completed| knows(store, completed)) {
                 // Nobody would see that it is another history.
                 self.ledger.has_all(0, data, true, &format!("n{node} knows the generation, is whole and has"))?;
@@ -226,6 +229,39 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Who follows has, for good, what it says of itself, and what is said of it.
+    fn check_follower(&self, node: usize, data: &[u8]) -> Outcome {
+        let here = &self.nodes[node];
+        if here.follow == Follow::Sync {
+            return Ok(());
+        }
+        if let Some(Lag::Since(since)) = here.replica.as_ref().map(|replica| replica.survey().lag) {
+            self.ledger.has_until(
+                since,
+                data,
+                &format!("n{node} says that it lacks nothing since {since:?} and has"),
+            )?;
+        }
+        let holder = &self.nodes[self.row.holder];
+        let Some(holder) = holder.replica.as_ref().filter(|_| holder.leads == Some(self.row.epoch)) else {
+            return Ok(());
+        };
+        let peers = holder.survey().peers;
+        match peers
+            .iter()
+            .find(|peer| peer.incarnation == here.name && peer.state == PeerState::Following)
+            .map(|peer| peer.lag)
+        {
+            Some(Lag::Nothing) => {
+                self.ledger.has_until(self.now, data, &format!("n{node} is said to lack nothing and has"))
+            }
+            Some(Lag::Since(since)) => {
+                self.ledger.has_until(since, data, &format!("n{node} is said to lack nothing since {since:?} and has"))
+            }
+            Some(Lag::Unknown) | None => Ok(()),
+        }
     }
 
     /// Whatever differs between two replicas is marked by one of them.

@@ -56,7 +56,7 @@ impl World {
                 return if serves { self.read(node, span, &data) } else { Ok(()) };
             }
             Ask::Flush => {
-                for sectors in self.ledger.flushed(&asked.covers) {
+                for sectors in self.ledger.flushed(&asked.covers, self.now) {
                     self.check_members(sectors, true)?;
                 }
                 return Ok(());
@@ -67,7 +67,7 @@ impl World {
         let durable = fua || self.weather.write_through;
         // With a volatile cache, what a deposed holder still answers may be gone with the new one's power.
         if durable || serves {
-            self.ledger.done(self.sectors(span), asked.tag, durable);
+            self.ledger.done(self.sectors(span), asked.tag, durable, self.now);
             self.check_members(self.sectors(span), durable)?;
         }
         Ok(())

@@ -132,7 +132,7 @@ impl World {
         self.note(|| format!("n{node} starts: {recovery:?}"));
         let here = &mut self.nodes[node];
         here.life += 1;
-        let setup = Setup { life: Life(here.life), write_through: self.weather.write_through };
+        let setup = Setup { life: Life(here.life), write_through: self.weather.write_through, follow: here.follow };
         let mut replica = Replica::new(setup, store, recovery.is_guess());
         replica.without = self.weather.without;
         here.replica = Some(replica);

@@ -1,6 +1,7 @@
 //! What the clients were told, and what may be found on a disk because of it.
 
 use super::disk::SECTOR;
+use lease::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -20,6 +21,8 @@ pub(super) struct Ledger {
     /// For each sector: what was acknowledged for good there, by the number of the acknowledgement.
     order: Vec<Vec<(usize, u64)>>,
     acknowledged: usize,
+    /// When each of them was.
+    times: Vec<Moment>,
     /// How many of them a write had before it when it was asked.
     floors: BTreeMap<u64, usize>,
 }
@@ -34,6 +37,7 @@ impl Ledger {
             unflushed: BTreeMap::new(),
             order: vec![Vec::new(); sectors],
             acknowledged: 0,
+            times: Vec::new(),
             floors: BTreeMap::new(),
         }
     }
@@ -51,19 +55,20 @@ impl Ledger {
         self.unflushed.keys().copied().collect()
     }
 
-    pub(super) fn done(&mut self, sectors: Range<usize>, tag: u64, durable: bool) {
+    pub(super) fn done(&mut self, sectors: Range<usize>, tag: u64, durable: bool, now: Moment) {
         for sector in sectors.clone() {
             self.seen[sector] = self.seen[sector].max(tag);
         }
         if durable {
-            self.done_for_good(sectors, tag);
+            self.done_for_good(sectors, tag, now);
         } else {
             self.unflushed.insert(tag, sectors);
         }
     }
 
-    fn done_for_good(&mut self, sectors: Range<usize>, tag: u64) {
+    fn done_for_good(&mut self, sectors: Range<usize>, tag: u64, now: Moment) {
         self.acknowledged += 1;
+        self.times.push(now);
         for sector in sectors {
             self.durable[sector] = self.durable[sector].max(tag);
             self.order[sector].push((self.acknowledged, self.durable[sector]));
@@ -71,11 +76,11 @@ impl Ledger {
     }
 
     /// A flush has ended. Returns where it made something durable.
-    pub(super) fn flushed(&mut self, covers: &BTreeSet<u64>) -> Vec<Range<usize>> {
+    pub(super) fn flushed(&mut self, covers: &BTreeSet<u64>, now: Moment) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
         for tag in covers {
             if let Some(sectors) = self.unflushed.remove(tag) {
-                self.done_for_good(sectors.clone(), *tag);
+                self.done_for_good(sectors.clone(), *tag, now);
                 ranges.push(sectors);
             }
         }
@@ -131,6 +136,17 @@ impl Ledger {
     pub(super) fn is_prefix(&self, image: &[u8], who: &str) -> Outcome {
         let tags = image.chunks(SECTOR).map(|bytes| u64::from_le_bytes(bytes[..8].try_into().expect("eight")));
         let floor = tags.filter_map(|tag| self.floors.get(&tag)).max().copied().unwrap_or(0);
+        self.has_first(floor, image, who)
+    }
+
+    /// Whether an image shows what was acknowledged for good before then.
+    pub(super) fn has_until(&self, until: Moment, image: &[u8], who: &str) -> Outcome {
+        let before = self.times.partition_point(|time| time.boottime_us < until.boottime_us);
+        self.has_first(before, image, who)
+    }
+
+    /// The first so many of what was acknowledged for good.
+    fn has_first(&self, floor: usize, image: &[u8], who: &str) -> Outcome {
         for (sector, bytes) in image.chunks(SECTOR).enumerate() {
             let before = self.order[sector].partition_point(|(number, _)| *number <= floor);
             let least = before.checked_sub(1).map_or(0, |last| self.order[sector][last].1);

@@ -5,7 +5,7 @@ use super::ledger::Outcome;
 use super::world::{Rotten, World};
 use crate::core::survey::PeerState;
 use crate::core::verify::{Extent, RATE_LEAST, Verification};
-use crate::core::{Command, Event, Notice};
+use crate::core::{Command, Event, Follow, Notice};
 use lease::ids::Incarnation;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -128,6 +128,10 @@ impl World {
 
     /// Who is known to differ is not taken in before somebody has decided; it may have been about to be as it was found.
     pub(super) fn check_taken_in(&self, node: usize) -> Outcome {
+        let other = &self.nodes[node];
+        if other.follow == Follow::Async && other.replica.is_some() && other.told.caught_up.is_none() {
+            return Err(format!("n{node} follows, and is taken in"));
+        }
         match self.nodes[node].differs {
             Some(since) if self.at - since > TAKEN_IN_WITHIN => {
                 Err(format!("n{node} is taken in again, was found to differ, and nobody has decided"))

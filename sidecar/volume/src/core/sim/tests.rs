@@ -71,6 +71,17 @@ fn what_rots_on_a_standby_is_found_and_mended_when_somebody_says_so() {
     assert!(met.found > 24, "{met:?}");
 }
 
+/// A node that follows asynchronously, on links that lag and break: it is whole all the time, and has what is said of it.
+#[test]
+fn who_follows_holds_nobody_up_and_is_always_whole() {
+    const FAULTS: &[(usize, Fault)] =
+        &[(3, Fault::Lag), (2, Fault::Cut), (2, Fault::Crash), (1, Fault::Blink), (1, Fault::Slow)];
+    let met = sum(0..12, |_| Weather::of(FAULTS).followed());
+    eprintln!("{met:?}");
+    let cached = sum(12..24, |_| Weather::of(FAULTS).followed().cached());
+    eprintln!("{cached:?}");
+}
+
 /// A holder whose disk fails many reads, with writes that meet them.
 #[test]
 fn what_the_holder_cannot_read_is_served_and_repaired() {
@@ -161,5 +172,9 @@ left_out! {
     a_half_image_that_knows_too_much_is_found ResyncFirst Weather::of(&[(1, Fault::Cut)]);
     a_member_that_is_known_to_differ_is_found SetApart ROTTEN;
     copying_over_what_differs_unasked_is_found AskFirst ROTTEN;
+    rounds_that_overtake_each_other_are_found RoundsInOrder Weather::of(&[(1, Fault::Crash), (1, Fault::Lag)]).followed();
+    sending_again_what_was_reached_is_found SendUnreached Weather::of(&[(1, Fault::Cut), (2, Fault::Lag), (1, Fault::Crash)]).followed();
+    a_follower_that_knows_too_much_is_found FollowerUnknowing Weather::of(&[(1, Fault::Cut), (1, Fault::Lag)]).followed();
+    a_lag_that_is_told_small_is_found LagFromProbe Weather::of(&[(3, Fault::Lag), (1, Fault::Cut)]).followed();
     writing_back_what_is_old_is_found RepairUndone Weather::of(&[(8, Fault::Unreadable), (2, Fault::Lag)]).verified();
 }

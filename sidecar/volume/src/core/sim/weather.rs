@@ -72,6 +72,8 @@ pub(super) struct Weather {
     /// Somebody verifies now and then, and decides what is found.
     pub(super) verifies: bool,
     pub(super) write_through: bool,
+    /// The last node follows asynchronously.
+    pub(super) follows: bool,
     pub(super) without: Option<Guard>,
 }
 
@@ -106,6 +108,7 @@ impl Weather {
             whim: if seed.is_multiple_of(3) { 0 } else { 60 },
             verifies: true,
             write_through: seed.is_multiple_of(2),
+            follows: seed % 5 == 3,
             without: None,
         }
     }
@@ -124,6 +127,7 @@ impl Weather {
             whim: 0,
             verifies: false,
             write_through: true,
+            follows: false,
             without: None,
         }
     }
@@ -131,6 +135,11 @@ impl Weather {
     /// With a volatile cache.
     pub(super) fn cached(self) -> Self {
         Self { write_through: false, ..self }
+    }
+
+    /// With a node that follows asynchronously.
+    pub(super) const fn followed(self) -> Self {
+        Self { follows: true, ..self }
     }
 
     /// With hardly a rest between two faults.

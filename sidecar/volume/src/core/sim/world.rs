@@ -4,7 +4,9 @@ use super::Dice;
 use super::disk::{Disk, SECTOR};
 use super::ledger::{Ledger, Outcome};
 use super::weather::Weather;
-use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Replica, Report, RequestId};
+use crate::core::follower::Lag;
+use crate::core::survey::PeerState;
+use crate::core::{Answer, Ask, Effect, Event, Follow, Io, Job, Link, Replica, Report, RequestId};
 use crate::ids::{Digest, Generation, Sequence, Session, Span};
 use crate::metadata::{Batch, Geometry, PAGE, Recovery, Store};
 use crate::wire::{Frame, Message};
@@ -22,6 +24,8 @@ const AUDIT: usize = 60;
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) name: Incarnation,
+    /// How it follows, in the configuration; a change is taken in by a restart.
+    pub(super) follow: Follow,
     pub(super) data: Disk,
     pub(super) meta: Disk,
     /// What a start now would find in the metadata; forgotten with each write to it.
@@ -141,6 +145,12 @@ pub(super) struct World {
     log: Vec<String>,
 }
 
+/// Followers that lack nothing.
+fn even_followers(replica: &Replica) -> usize {
+    let peers = replica.survey().peers;
+    peers.iter().filter(|peer| peer.state == PeerState::Following && peer.lag == Lag::Nothing).count()
+}
+
 pub(super) fn tagged(tag: u64, len: usize) -> Bytes {
     tag.to_le_bytes().iter().copied().cycle().take(len).collect::<Vec<u8>>().into()
 }
@@ -172,6 +182,7 @@ impl World {
         let sizes: Vec<u64> = volumes.iter().map(|size| *size as u64).collect();
         let geometry = Geometry::new(sizes, 12, slots).expect("possible");
         let size: usize = volumes.iter().sum();
+        let count = weather.nodes.unwrap_or(if seed.is_multiple_of(3) { 2 } else { 3 });
         let node = |number: usize| {
             let name = Incarnation::new(format!("r{number}")).expect("a name");
             let lineage = Lineage::new("l").expect("a name");
@@ -183,6 +194,7 @@ impl World {
             meta.flushed(usize::MAX);
             Node {
                 name,
+                follow: if weather.follows && number > 0 && number + 1 == count { Follow::Async } else { Follow::Sync },
                 data: Disk::new(size),
                 meta,
                 found: None,
@@ -217,7 +229,7 @@ impl World {
             }
         };
         Self {
-            nodes: (0..weather.nodes.unwrap_or(if seed.is_multiple_of(3) { 2 } else { 3 })).map(node).collect(),
+            nodes: (0..count).map(node).collect(),
             weather,
             volumes,
             dice: Dice::new(seed),
@@ -301,14 +313,23 @@ impl World {
         Err(format!("it does not get quiet: {:?} {:?}\n{}", self.row, self.asked.len(), nodes.join("\n\n")))
     }
 
+    /// Nodes that are to be in the set: the holder, and who follows synchronously.
+    fn members(&self) -> usize {
+        let member = |(number, node): &(usize, &Node)| *number == self.row.holder || node.follow == Follow::Sync;
+        self.nodes.iter().enumerate().filter(member).count()
+    }
+
     fn is_quiet(&self) -> bool {
-        self.row.in_sync.len() == self.nodes.len()
+        let holder = &self.nodes[self.row.holder];
+        let members = self.members();
+        self.row.in_sync.len() == members
             && self.asked.is_empty()
             && self.wires.iter().all(|wire| wire.frames.iter().all(VecDeque::is_empty))
             && self.nodes.iter().all(|node| node.jobs.is_empty() && node.orders.is_empty() && node.reports.is_empty())
             && self.nodes[self.row.holder].leads == Some(self.row.epoch)
             // Met, too: who is a member since a hand-over may still hold a write that nobody was told of.
-            && self.nodes[self.row.holder].told.mirrored.len() == self.nodes.len() - 1
+            && holder.told.mirrored.len() == members - 1
+            && holder.replica.as_ref().map_or(0, even_followers) == self.nodes.len() - members
             && self.nodes.iter().all(|node| node.rotten.is_empty())
     }
 
