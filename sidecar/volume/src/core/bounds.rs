@@ -49,6 +49,7 @@ impl Replica {
                     ("open", standing.open.len(), RETAINED_WRITES + requests + asked),
                     ("ended and not told", standing.ended.len(), 0),
                     ("unsettled", standing.unsettled.len(), RETAINED_WRITES + requests + copies),
+                    ("probes", standing.probes.len(), super::follower::PROBES_MAX),
                     ("digests", standing.digests.len(), RESYNC_WINDOW + WINDOW),
                 ]
             }

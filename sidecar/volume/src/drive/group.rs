@@ -6,6 +6,7 @@ use super::log::Log;
 use super::progress::Progress;
 use super::{Admission, Driver, clock, link};
 use crate::buffer::Pool;
+use crate::core::follower::Lag;
 use crate::core::survey::Survey;
 use crate::core::{Command, Event, Follow, Objection, Replica, Report, Setup};
 use crate::frontends::kernel_nbd::{self, Attached, Behind, Lineage, Parting, Spec, Succession};
@@ -443,8 +444,13 @@ impl KeptDevice {
 async fn keep_shown(driver: Rc<Driver>, shown: watch::Sender<Survey>) {
     let mut progress = Progress::default();
     loop {
+        let now = clock::now();
         let mut survey = driver.look(Replica::survey);
-        progress.look(&mut survey, clock::now());
+        progress.look(&mut survey, now);
+        // What lacks nothing at this look is said to later: it may lack what was completed since.
+        for peer in survey.peers.iter_mut().filter(|peer| peer.lag == Lag::Nothing) {
+            peer.lag = Lag::Since(now);
+        }
         shown.send_if_modified(|before| std::mem::replace(before, survey.clone()) != survey);
         tokio::time::sleep(LOOK_EVERY).await;
     }
