@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from . import certificates
+from .replica import Replica
 from .server import BINARY, Server
 
 
@@ -39,3 +41,16 @@ def engine(request: pytest.FixtureRequest) -> str:
 def server(folder: Path, engine: str) -> Iterator[Server]:
     with Server(folder, engine=engine) as running:
         yield running
+
+
+@pytest.fixture
+def pair(folder: Path) -> Iterator[list[Replica]]:
+    """Two replicas, neither running; nothing of them runs afterwards, not even what a story has stopped."""
+    replicas = [Replica(folder, "a"), Replica(folder, "b")]
+    try:
+        yield replicas
+    finally:
+        for replica in replicas:
+            if replica.process and replica.process.poll() is None:
+                replica.process.send_signal(signal.SIGCONT)
+                replica.kill()

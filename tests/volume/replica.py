@@ -40,8 +40,8 @@ class Replica:
             self.process = subprocess.Popen([str(BINARY), "serve", "--backing", str(self.backing), "--metadata", str(self.metadata), "--admin", str(self.admin), *args],
                                             stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, env={**os.environ, "LEASEHOLD_LOG": self.log_filter})
 
-    def follow(self) -> Replica:
-        self._start("--listen", f"127.0.0.1:{self.port}")
+    def follow(self, *args: str) -> Replica:
+        self._start("--listen", f"127.0.0.1:{self.port}", *args)
         self.port = int(self.hears("following at").split(" as ")[0].rsplit(":", 1)[1])
         return self
 

@@ -6,27 +6,8 @@ import filecmp
 import signal
 import time
 
-import pytest
-
 from .replica import Replica
 from .server import libnbd, wait_until
-
-
-@pytest.fixture
-def pair(folder):
-    replicas = [Replica(folder, "a"), Replica(folder, "b")]
-    try:
-        yield replicas
-    finally:
-        for replica in replicas:
-            if replica.process and replica.process.poll() is None:
-                replica.process.send_signal(signal.SIGCONT)
-                replica.kill()
-
-
-def follow(replica: Replica) -> None:
-    replica._start("--listen", f"127.0.0.1:{replica.port}", "--async")
-    replica.port = int(replica.hears("following at").split(" as ")[0].rsplit(":", 1)[1])
 
 
 def peer(leader: Replica) -> dict:
@@ -60,7 +41,7 @@ def prefix(replica: Replica) -> int:
 
 def test_async_nothing_waits_for_a_follower_that_stands_still_and_it_is_killed_as_a_prefix(pair):
     a, b = pair
-    follow(b)
+    b.follow("--async")
     a.lead(b)
     wait_until_even(a)
     assert (b.status()["follow"], peer(a)["follow"]) == ("async", "async")
@@ -73,7 +54,7 @@ def test_async_nothing_waits_for_a_follower_that_stands_still_and_it_is_killed_a
     b.process.send_signal(signal.SIGCONT)
     b.kill()
     assert 299 <= prefix(b) <= 899
-    follow(b)
+    b.follow("--async")
     wait_until_even(a)
     wait_until("it knows how far it is behind", lambda: (lag := b.status()["lag_ms"]) is not None and lag < 5_000, 20)
     assert (a.end(), b.end()) == (0, 0)
@@ -82,7 +63,7 @@ def test_async_nothing_waits_for_a_follower_that_stands_still_and_it_is_killed_a
 
 def test_async_who_leads_from_a_prefix_and_the_old_leader_keep_both(pair):
     a, b = pair
-    follow(b)
+    b.follow("--async")
     a.lead(b)
     wait_until_even(a)
     libnbd(a.uri(), COUNT.format(first=1, end=500))
@@ -100,7 +81,7 @@ def test_async_who_leads_from_a_prefix_and_the_old_leader_keep_both(pair):
 
 def test_async_a_follower_becomes_a_member_and_a_member_a_follower(pair):
     a, b = pair
-    follow(b)
+    b.follow("--async")
     a.lead(b)
     wait_until_even(a)
     b.end()
@@ -108,7 +89,7 @@ def test_async_a_follower_becomes_a_member_and_a_member_a_follower(pair):
     b.follow()
     wait_until("b is a member", lambda: peer(a)["state"] == "in step", 20)
     b.end()
-    follow(b)
+    b.follow("--async")
     libnbd(a.uri(), COUNT.format(first=50, end=99))
     wait_until_even(a)
     assert (a.end(), b.end()) == (0, 0)

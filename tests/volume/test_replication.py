@@ -7,21 +7,8 @@ import signal
 import subprocess
 import time
 
-import pytest
-
 from .replica import CHUNK, History, Replica, Writer
 from .server import BINARY, libnbd, run, wait_until
-
-
-@pytest.fixture
-def pair(folder):
-    replicas = [Replica(folder, "a"), Replica(folder, "b")]
-    try:
-        yield replicas
-    finally:
-        for replica in replicas:
-            if replica.process and replica.process.poll() is None:
-                replica.kill()
 
 
 def are_equal(*replicas: Replica) -> bool:
