@@ -37,6 +37,8 @@ pub struct Heard {
 #[derive(Debug, Default)]
 pub struct Bridge {
     lineage: Option<Lineage>,
+    /// The epoch that the node holds, and the one that the volumes were told to lead.
+    held: Option<Epoch>,
     led: Option<Epoch>,
     closing: Option<u64>,
     need: BTreeSet<Incarnation>,
@@ -44,7 +46,7 @@ pub struct Bridge {
     /// The last report that the machine has heard, and the last that the volumes were answered.
     seen: u64,
     answered: u64,
-    /// The last epoch that ended because the volumes failed.
+    /// The last epoch in which the volumes failed while it was held: they do not lead it, or not any more.
     ended: Option<Epoch>,
     report: Report,
 }
@@ -59,8 +61,9 @@ impl Bridge {
     /// A report has come. The machine hears it before the volumes are told anything else.
     #[must_use]
     pub fn heard(&mut self, report: Report) -> Heard {
-        let failed = self.led.filter(|_| report.failed && !self.report.failed);
-        self.ended = failed.or(self.ended);
+        let fails = report.failed && !self.report.failed;
+        self.ended = self.held.filter(|_| fails).or(self.ended);
+        let failed = self.led.filter(|_| fails);
         let replica = Replica {
             consistent: report.consistent,
             promised: report.promised,
@@ -83,6 +86,10 @@ impl Bridge {
     #[must_use]
     pub fn follow(&mut self, node: &Node) -> Orders {
         let mut tell = Vec::new();
+        let held = node.holding().map(|tenure| tenure.epoch);
+        if std::mem::replace(&mut self.held, held) != held && self.report.failed {
+            self.ended = held.or(self.ended);
+        }
         let lineage = node.lineage();
         if lineage != self.lineage.as_ref()
             && let Some(lineage) = lineage

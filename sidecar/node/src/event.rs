@@ -56,7 +56,7 @@ pub struct Replica {
     /// As standby: the last [`Node::closing`](super::Node::closing) that the replication has followed. Whatever else is said here
     /// is how it was since then, with nobody's frames taken any more.
     pub closed: Option<u64>,
-    /// The last epoch that this replica led and ended by itself: its disk failed. It serves in another one only.
+    /// The last epoch that was held while this replica's disk failed: it does not lead it, or not any more, and serves in another one only.
     pub ended: Option<Epoch>,
 }
 

@@ -356,6 +356,29 @@ fn a_disk_is_lost_by_the_holder_and_by_a_nominee_and_never_by_the_last_that_has_
     assert_eq!(world.hosts[1].replica.incarnation, world.incarnations);
 }
 
+/// Seed 30005111: the disk of a holder that is alone stands still as its epoch begins, until it counts as failed. It comes back, and the
+/// order to lead met a volume that was failed still: the holder served nothing, and held its lease.
+#[test]
+fn a_disk_that_stands_still_as_an_epoch_begins_ends_in_service() {
+    let mut world = serving();
+    world.power_off(1, false);
+    world.run_until(25_000_000);
+    world.kill_daemon(0, "killed");
+    world.start_daemon(0);
+    let held = |world: &World| world.hosts[0].node.as_ref().is_some_and(|node| node.holding().is_some());
+    let mut begun = world.now;
+    while !held(&world) {
+        begun += 200;
+        world.run_until(begun);
+    }
+    world.hosts[0].stalled_until = begun + 16_000_000;
+    world.run_until(begun + 15_000_000);
+    assert!(!world.hosts[0].serves(world.now));
+    world.run_until(begun + 30_000_000);
+    assert_eq!(world.violation, None, "{}", world.trace.text());
+    assert!(world.hosts[0].serves(world.now), "{}", world.trace.text());
+}
+
 #[test]
 fn every_part_of_a_configuration_changes_and_a_node_comes_back() {
     let mut weather = Weather::calm(3);
