@@ -64,6 +64,11 @@ pub enum Undo {
     Isolate {
         host: usize,
     },
+    /// The second half of a story: all links of this node are cut.
+    CutOff {
+        host: usize,
+        span: Us,
+    },
     /// The second half of a partition: these nodes lose the table, too.
     Apart {
         side: [bool; 3],
@@ -575,6 +580,7 @@ impl World {
                     self.really(Kind::Isolate, host, 0);
                 }
             }
+            Undo::CutOff { host, span } => self.cut_from_peers(host, span),
             Undo::Flap { one, other, turns, pace } => {
                 if !self.healed {
                     self.flap(one, other, turns, pace);

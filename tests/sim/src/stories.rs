@@ -38,6 +38,8 @@ pub enum Story {
     HolderRestarts,
     /// Pings arrive, answers do not, and the holder cannot reach the table.
     HolderUnheard,
+    /// Answers come late, and the holder lives on them, without the table: then the links are cut, too.
+    AnswersLate,
     Switchover,
     /// A call of an executor of old lands after the routes have been moved: it is put right within seconds, not by `watch`.
     LateRoute,
@@ -87,7 +89,7 @@ impl Gaps {
 }
 
 impl Story {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::TableAwayForAll,
         Self::TableAwayForHolder,
         Self::TableAwayForStandby,
@@ -102,6 +104,7 @@ impl Story {
         Self::HolderPaused,
         Self::HolderRestarts,
         Self::HolderUnheard,
+        Self::AnswersLate,
         Self::Switchover,
         Self::LateRoute,
         Self::EventsLost,
@@ -147,6 +150,11 @@ impl World {
             Story::HolderUnheard => {
                 let promises = slow(8 * policy.ping_ms.0 + policy.promise_ms.0);
                 (taken_over + promises, taken_over + promises)
+            }
+            // Until the cut all goes on, only slowly; some answers may be so late that they count for nothing.
+            Story::AnswersLate => {
+                let late = taken_over + self.gaps.held_up;
+                (late, late)
             }
             Story::Switchover | Story::LateRoute => (going_on + start + stop, going_on + start + stop),
             // Once events come again, the next word of a suspicion is two seconds away.
@@ -249,6 +257,19 @@ impl World {
                     self.cut(peer, holder, 2 * span);
                 }
                 self.table_away(vec![holder], 2 * span);
+            }
+            Story::AnswersLate => {
+                let ping = self.config.policy.ping_ms.0 * 1_000;
+                let by = self.dice.between(2 * ping, 7 * ping);
+                // Beyond the lease: then promises are all there is.
+                let cut = self.dice.between(ttl + ttl / 2, 3 * ttl);
+                self.gaps.held_up = 2 * by;
+                for peer in (0..self.hosts.len()).filter(|peer| *peer != holder) {
+                    self.network.link(peer, holder).slow += by;
+                    self.undo_after(cut, Undo::Slow { from: peer, to: holder, by });
+                }
+                self.table_away(vec![holder], cut + span);
+                self.undo_after(cut, Undo::CutOff { host: holder, span });
             }
             Story::Switchover | Story::LateRoute => self.operate(Kind::Switchover, holder),
         }
