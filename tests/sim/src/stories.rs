@@ -151,10 +151,11 @@ impl World {
                 let promises = slow(8 * policy.ping_ms.0 + policy.promise_ms.0);
                 (taken_over + promises, taken_over + promises)
             }
-            // Until the cut all goes on, only slowly; some answers may be so late that they count for nothing.
+            // Until the cut reads go on. A member whose answers are late may count as lost, and without the table nobody takes it out
+            // of the set: then writes wait for the successor.
             Story::AnswersLate => {
                 let late = taken_over + self.gaps.held_up;
-                (late, late)
+                (late, late + slow(3 * policy.ttl_ms.0))
             }
             Story::Switchover | Story::LateRoute => (going_on + start + stop, going_on + start + stop),
             // Once events come again, the next word of a suspicion is two seconds away.
