@@ -6,8 +6,6 @@ much as is to be measured."""
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 import multiprocessing
 import select
 import socket

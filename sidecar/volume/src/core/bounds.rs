@@ -2,7 +2,7 @@
 
 use super::repair::REPAIRS_MAX;
 use super::verify::WINDOW;
-use super::{REQUESTS_MAX, RESYNC_WINDOW, RETAINED_WRITES, Replica, Role};
+use super::{REQUESTS_MAX, RETAINED_WRITES, Replica, Role};
 use crate::ids::PEERS_MAX;
 
 /// States that are not known to be durable at a peer: one for each change of the members on its way.
@@ -12,9 +12,11 @@ impl Replica {
     /// What is kept of each kind, and its bound. `requests`: how many may be unanswered here.
     pub(crate) fn sizes(&self, requests: usize) -> Vec<(&'static str, usize, usize)> {
         assert!(requests <= REQUESTS_MAX, "no more are taken");
-        let chunks = PEERS_MAX * RESYNC_WINDOW;
-        // What is asked of a standby beside the writes.
-        let asked = RESYNC_WINDOW + STATES + WINDOW + REPAIRS_MAX;
+        let windows = self.windows;
+        let chunks = PEERS_MAX * windows.reading;
+        // What is asked of a standby beside the writes; and what it is asked to make durable beside what is asked of the primary.
+        let asked = windows.under_way + STATES + WINDOW + REPAIRS_MAX;
+        let flushes = windows.under_way / windows.flush_after + 1;
         match &self.role {
             Role::Leading(primary) => {
                 let ops = primary.ops.len();
@@ -34,6 +36,9 @@ impl Replica {
                     sizes.push(("places", dialogue.places.len(), ops + asked));
                     sizes.push(("kept places", dialogue.kept.len(), ops));
                     sizes.push(("elders", dialogue.elders, ops));
+                    let [under_way, to_copy] = dialogue.resync.sizes();
+                    sizes.push(("chunks under way", under_way, windows.under_way));
+                    sizes.push(("chunks to copy", to_copy, under_way));
                 }
                 let retained: u64 = primary.ops.values().map(|op| op.span.len).sum();
                 assert_eq!(primary.retained, retained, "what is retained is counted");
@@ -45,12 +50,13 @@ impl Replica {
                 };
                 let copies = usize::from(self.store.geometry().slots()) * 64;
                 vec![
-                    ("queue", standing.queue.len(), RETAINED_WRITES + requests + asked),
+                    ("queue", standing.queue.len(), RETAINED_WRITES + requests + asked + flushes),
                     ("open", standing.open.len(), RETAINED_WRITES + requests + asked),
                     ("ended and not told", standing.ended.len(), 0),
                     ("unsettled", standing.unsettled.len(), RETAINED_WRITES + requests + copies),
                     ("probes", standing.probes.len(), super::follower::PROBES_MAX),
-                    ("digests", standing.digests.len(), RESYNC_WINDOW + WINDOW),
+                    ("digests", standing.digests.len(), windows.under_way + WINDOW),
+                    ("flushes wanted", standing.flushes_wanted.len(), super::standby::FLUSHES_WANTED),
                 ]
             }
         }

@@ -228,8 +228,12 @@ impl Replica {
         }
     }
 
-    /// A sign of life of who follows, which asks how far behind it is.
+    /// A sign of life of who follows, which asks how far behind it is. Behind a closed gate nobody knows: another may have taken over,
+    /// and completed what nobody here has heard of.
     pub(super) fn say_lag(&mut self, slot: Slot, probe: Sequence, now: Moment) {
+        if !self.may_answer() {
+            return;
+        }
         let Role::Leading(primary) = &self.role else { return };
         let Some(dialogue) = primary.peers[&slot].dialogue.as_ref() else { return };
         if dialogue.stage != Stage::Following || probe == Sequence(0) {

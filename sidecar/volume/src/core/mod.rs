@@ -29,6 +29,8 @@ mod told;
 #[cfg(test)]
 mod told_async;
 #[cfg(test)]
+mod told_resync;
+#[cfg(test)]
 mod told_verify;
 mod verdict;
 pub mod verify;
@@ -75,8 +77,6 @@ const PING: Millis = Millis(250);
 pub const STALL: Millis = Millis(10_000);
 /// Who has not looked for this long does not know how long the disk has been silent.
 const HELD_UP: Millis = Millis(1_000);
-/// Chunks of a resync on their way at once: 1 MiB with the default chunk.
-const RESYNC_WINDOW: usize = 16;
 
 /// Names one dialogue partner's connection; given by whoever owns the sockets, never used twice in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -462,6 +462,8 @@ pub struct Replica {
     /// The last verification here, and how many there were.
     verification: Option<verify::Verification>,
     verifications: u64,
+    /// Of each resync.
+    windows: resync::Windows,
     tally: Tally,
     out: Vec<Effect>,
     #[cfg(test)]
@@ -472,6 +474,7 @@ impl Replica {
     /// A replica whose metadata was read, see [`Store::recover`]; `guesses` as the recovery says.
     #[must_use]
     pub fn new(setup: Setup, store: Store, guesses: bool) -> Self {
+        let windows = resync::Windows::of(store.geometry().chunk_shift());
         let mut replica = Self {
             setup,
             store,
@@ -493,6 +496,7 @@ impl Replica {
             now: Moment::default(),
             verification: None,
             verifications: 0,
+            windows,
             tally: Tally::default(),
             out: Vec::new(),
             #[cfg(test)]

@@ -405,7 +405,7 @@ impl Replica {
     }
 
     /// Whether something may be answered now, for all that the node and the peers have said.
-    fn may_answer(&self) -> bool {
+    pub(super) fn may_answer(&self) -> bool {
         let fenced = matches!(&self.role, Role::Leading(primary) if primary.fenced_by.is_some());
         !self.frozen && !fenced
     }

@@ -1,15 +1,48 @@
 //! Bringing a peer to what the primary has: marked chunks, in order, beside the writes that go on.
 //!
+//! ```text
+//!  marked ──▶ read here ──▶ its place in the stream ──▶ durable there ──▶ no mark
+//!           └─ `reading` ─┘
+//!           └────────────── `under_way` ────────────┘     a flush is asked after each `flush_after` of them
+//! ```
 //! A chunk is read under the same order as writes: after those before it, and those behind it wait until its bytes have their
 //! place in the peer's stream. So at the peer it never lands on something newer. Once it is durable there, and only then, its
 //! mark goes; a write that is lost behind it marks it again.
+//!
+//! What is read and what is not durable are bounded apart: a disk wants few reads at a time, and a copy that waited for the flush
+//! of those before it would leave disk and link idle while that lasts.
 
 use super::peer::{Sent, Stage};
-use super::{Answer, Guard, Job, Owner, RESYNC_WINDOW, Replica, Role};
-use crate::ids::{Sequence, Session};
+use super::{Answer, Guard, Job, Owner, Replica, Role};
+use crate::ids::Session;
 use crate::metadata::Slot;
 use crate::wire::Message;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+
+/// Chunks that are read at once, for one peer: what keeps a disk busy. A write that meets one of them waits for that read.
+const READING: usize = 16;
+/// Chunks that are read, or sent and not durable there, for one peer: so many can be lost and are copied again, and so much of them
+/// both sides hold in memory at the most. More than a fast link and disk have under way while the peer makes a part of them durable.
+const UNDER_WAY: usize = 256;
+const UNDER_WAY_BYTES: usize = 16 << 20;
+
+/// How much of a resync is under way at once, for each peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Windows {
+    /// Chunks being read here.
+    pub(super) reading: usize,
+    /// These, and those that were sent and are not durable there.
+    pub(super) under_way: usize,
+    /// After so many the peer is asked to make them durable: while it does, the others are on their way.
+    pub(super) flush_after: usize,
+}
+
+impl Windows {
+    pub(super) fn of(chunk_shift: u8) -> Self {
+        let under_way = (UNDER_WAY_BYTES >> chunk_shift).clamp(READING, UNDER_WAY);
+        Self { reading: READING, under_way, flush_after: under_way / 4 }
+    }
+}
 
 /// How far the resync of one session is.
 #[derive(Debug)]
@@ -17,33 +50,58 @@ pub(super) struct Resync {
     /// Compare before copying: the marks are a guess.
     compare: bool,
     cursor: u32,
-    /// Chunks being read, or sent and not durable, as (extent, bit).
-    under_way: BTreeSet<(u32, u32)>,
-    /// Compared, and not the same.
+    under_way: UnderWay,
+    /// Compared, and not the same; under way still.
     to_copy: Vec<(u32, u32)>,
-    /// Place of the last chunk, and up to where a flush was asked.
-    last: Sequence,
-    flushed: Sequence,
+    /// Sent since a flush was asked.
+    unflushed: usize,
+}
+
+/// Chunks being read, or sent and not durable: of each extent, the bits.
+#[derive(Debug, Default)]
+struct UnderWay {
+    words: BTreeMap<u32, u64>,
+    count: usize,
+}
+
+impl UnderWay {
+    fn of(&self, extent: u32) -> u64 {
+        self.words.get(&extent).copied().unwrap_or(0)
+    }
+
+    fn insert(&mut self, (extent, bit): (u32, u32)) {
+        let word = self.words.entry(extent).or_insert(0);
+        self.count += usize::from(*word & 1 << bit == 0);
+        *word |= 1 << bit;
+    }
+
+    fn remove(&mut self, (extent, bit): (u32, u32)) {
+        let Some(word) = self.words.get_mut(&extent) else { return };
+        self.count -= usize::from(*word & 1 << bit != 0);
+        *word &= !(1 << bit);
+        if *word == 0 {
+            self.words.remove(&extent);
+        }
+    }
 }
 
 impl Resync {
     pub(super) fn new(compare: bool) -> Self {
-        Self {
-            compare,
-            cursor: 0,
-            under_way: BTreeSet::new(),
-            to_copy: Vec::new(),
-            last: Sequence(0),
-            flushed: Sequence(0),
-        }
+        Self { compare, cursor: 0, under_way: UnderWay::default(), to_copy: Vec::new(), unflushed: 0 }
     }
 
     pub(super) fn arrived(&mut self, extent: u32, bit: u32) {
-        self.under_way.remove(&(extent, bit));
+        self.under_way.remove((extent, bit));
     }
 
     pub(super) fn differs(&mut self, extent: u32, bit: u32) {
         self.to_copy.push((extent, bit));
+    }
+
+    /// What is not durable there, and what is sent again.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [usize; 2] {
+        [self.under_way.count, self.to_copy.len()]
     }
 }
 
@@ -67,26 +125,26 @@ impl Replica {
 
     /// Reads the next chunk. False: enough is under way, or nothing is left to send.
     fn read_next(&mut self, slot: Slot) -> bool {
+        let (windows, marks) = (self.windows, self.store.marks(slot));
         let Role::Leading(primary) = &mut self.role else { return false };
         let Some(peer) = primary.peers.get_mut(&slot) else { return false };
         let Some(dialogue) = peer.dialogue.as_mut() else { return false };
-        if peer.reading >= RESYNC_WINDOW {
+        if peer.reading >= windows.reading {
             return false;
         }
         let (session, resync) = (dialogue.session, &mut dialogue.resync);
         let (chunk, compare) = if let Some(chunk) = resync.to_copy.pop() {
             (chunk, false)
         } else {
-            if resync.under_way.len() >= RESYNC_WINDOW {
+            // All that is under way is marked: nothing is looked for where nothing else is.
+            if resync.under_way.count >= windows.under_way || marks <= resync.under_way.count as u64 {
                 return false;
             }
             let Some(extent) = self.store.next_marked(slot, resync.cursor) else {
                 resync.cursor = 0;
                 return false;
             };
-            let busy = (0..64).filter(|bit| resync.under_way.contains(&(extent, *bit)));
-            let busy = busy.fold(0_u64, |mask, bit| mask | 1 << bit);
-            let free = self.store.marked(slot, extent) & !busy;
+            let free = self.store.marked(slot, extent) & !resync.under_way.of(extent);
             if free == 0 {
                 resync.cursor = extent + 1;
                 return true;
@@ -128,9 +186,9 @@ impl Replica {
                 return;
             }
         };
-        let at = primary.say(slot, message, Some(sent), &mut self.out);
+        primary.say(slot, message, Some(sent), &mut self.out);
         if let Some(dialogue) = primary.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) {
-            dialogue.resync.last = at;
+            dialogue.resync.unflushed += 1;
             if early {
                 dialogue.resync.arrived(extent, bit);
                 self.store.clear(slot, extent, 1 << bit);
@@ -139,21 +197,18 @@ impl Replica {
     }
 
     fn flush_or_end(&mut self, slot: Slot) {
-        let marks = self.store.marks(slot);
+        let (windows, marks) = (self.windows, self.store.marks(slot));
         let Role::Leading(primary) = &mut self.role else { return };
         let Some(peer) = primary.peers.get_mut(&slot) else { return };
         let Some(dialogue) = peer.dialogue.as_mut() else { return };
         let resync = &mut dialogue.resync;
-        if peer.reading > 0 || !resync.to_copy.is_empty() {
-            return;
-        }
-        if resync.under_way.is_empty() && marks == 0 {
+        // Nothing more comes before something is durable.
+        let waits = peer.reading == 0 && resync.to_copy.is_empty();
+        if waits && resync.under_way.count == 0 && marks == 0 {
             self.caught_up(slot);
-        } else if resync.flushed < resync.last {
-            let at = primary.say(slot, Message::Flush, None, &mut self.out);
-            if let Some(dialogue) = primary.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) {
-                dialogue.resync.flushed = at;
-            }
+        } else if resync.unflushed >= windows.flush_after || waits && resync.unflushed > 0 {
+            resync.unflushed = 0;
+            primary.say(slot, Message::Flush, None, &mut self.out);
         }
     }
 }

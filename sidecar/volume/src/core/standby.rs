@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Frames that wait behind a hold: more than a primary keeps unanswered in one session, or the connection is given up.
 const QUEUE_MAX: usize = 65_536;
+/// Flushes that are asked for and have not begun: one covers all that has ended, so what is asked beyond these waits with the last.
+pub(super) const FLUSHES_WANTED: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Standby {
@@ -48,7 +50,8 @@ pub(super) struct Standing {
     pub(super) ended: Vec<Sequence>,
     hold: Option<Hold>,
     pub(super) queue: VecDeque<Frame>,
-    flush_wanted: Sequence,
+    /// Places up to which the stream is to be made durable, in order.
+    pub(super) flushes_wanted: VecDeque<Sequence>,
     flush_running: bool,
     durable: Sequence,
     /// Changes that are not known to be durable everywhere: claimed in the log; marked for everybody if the session ends.
@@ -110,6 +113,17 @@ impl Standing {
     /// Everything up to here has ended.
     fn ended_up_to(&self) -> Sequence {
         self.open.first().map_or(self.taken, |first| Sequence(first.0 - 1))
+    }
+
+    /// All up to there is to be made durable as soon as it has ended, whatever is asked for behind it.
+    fn want_flush(&mut self, up_to: Sequence) {
+        if self.flushes_wanted.back().is_some_and(|last| *last >= up_to) {
+            return;
+        }
+        if self.flushes_wanted.len() == FLUSHES_WANTED {
+            self.flushes_wanted.pop_back();
+        }
+        self.flushes_wanted.push_back(up_to);
     }
 }
 
@@ -228,7 +242,7 @@ impl Replica {
             ended: Vec::new(),
             hold: None,
             queue: VecDeque::new(),
-            flush_wanted: Sequence(0),
+            flushes_wanted: VecDeque::new(),
             flush_running: false,
             durable: Sequence(0),
             unsettled: VecDeque::new(),
@@ -369,7 +383,7 @@ impl Replica {
             Message::Flush => {
                 self.ended(at);
                 if let Some(standing) = self.standing() {
-                    standing.flush_wanted = at;
+                    standing.want_flush(at);
                 }
             }
             Message::Barrier => self.hold(Hold::Flushing { at, then: Flushed::Barrier }),
@@ -542,7 +556,7 @@ impl Replica {
                     Flushed::CaughtUp => premature,
                 };
                 if standing.durable < before && !early {
-                    standing.flush_wanted = standing.flush_wanted.max(before);
+                    standing.want_flush(before);
                     return false;
                 }
                 standing.hold = None;
@@ -615,8 +629,9 @@ impl Replica {
 
     fn flush_when_wanted(&mut self) {
         let Some(standing) = self.standing() else { return };
-        let up_to = standing.ended_up_to();
-        if standing.flush_running || standing.flush_wanted <= standing.durable || up_to < standing.flush_wanted {
+        let (durable, up_to) = (standing.durable, standing.ended_up_to());
+        standing.flushes_wanted.retain(|wanted| *wanted > durable);
+        if standing.flush_running || standing.flushes_wanted.front().is_none_or(|first| up_to < *first) {
             return;
         }
         standing.flush_running = true;

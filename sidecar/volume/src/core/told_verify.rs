@@ -15,7 +15,7 @@ const ALL: Command = Command::Verify { volume: None, bytes_s: 64 << 20 };
 
 impl Told {
     /// The standby answers.
-    fn answer(&mut self, at: Sequence, message: Message) {
+    pub(super) fn answer(&mut self, at: Sequence, message: Message) {
         let frame = Frame { epoch: Epoch(1), session: Session(1), sequence: at, message };
         self.step(Event::Received { link: LINK, frame });
     }

@@ -69,6 +69,7 @@ impl World {
 
     fn depose(&mut self) {
         let old = self.row.holder;
+        self.ended.insert(self.row.epoch, self.now);
         self.nodes[old].orders.push_back(Event::Fence);
         self.nodes[old].orders.push_back(Event::Admit { from: Some(Epoch(0)) });
         self.nodes[old].taken = None;

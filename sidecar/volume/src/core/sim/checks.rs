@@ -45,7 +45,7 @@ impl World {
                 }
                 Ok(())
             }
-            Effect::Send { frame, .. } => {
+            Effect::Send { link, frame } => {
                 let answers = matches!(
                     frame.message,
                     Message::Caps(_)
@@ -61,6 +61,7 @@ impl World {
                     return Err(format!("n{node} answers a frame below its promise: {:?}", frame.message));
                 }
                 match &frame.message {
+                    Message::Resync | Message::Copy { .. } => self.check_copied(node, *link),
                     Message::Promised => self.check_promise(node, frame.epoch),
                     Message::Durable => self.check_states(node, frame, &[(Sequence(1), frame.sequence)]),
                     Message::Written { ranges } => self.check_states(node, frame, ranges),
@@ -238,6 +239,10 @@ impl World {
             return Ok(());
         }
         if let Some(Lag::Since(since)) = here.replica.as_ref().map(|replica| replica.survey().lag) {
+            // Who was deposed and does not know says nothing of what was completed since. A lease, which closes its gate before, this
+            // world has none of.
+            let ended = self.ended.get(&here.lag_of).copied().filter(|ended| ended.boottime_us < since.boottime_us);
+            let since = ended.unwrap_or(since);
             self.ledger.has_until(
                 since,
                 data,

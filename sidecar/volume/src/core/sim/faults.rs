@@ -3,6 +3,7 @@
 use super::ledger::Outcome;
 use super::weather::Fault;
 use super::world::{Wire, World, recover};
+use crate::core::resync::Windows;
 use crate::core::{Event, Replica, Report, Setup};
 use crate::ids::Life;
 use crate::metadata::PAGE;
@@ -135,6 +136,9 @@ impl World {
         let setup = Setup { life: Life(here.life), write_through: self.weather.write_through, follow: here.follow };
         let mut replica = Replica::new(setup, store, recovery.is_guess());
         replica.without = self.weather.without;
+        if self.weather.narrow {
+            replica.windows = Windows { reading: 2, under_way: 6, flush_after: 2 };
+        }
         here.replica = Some(replica);
         if self.row.holder == node {
             // A new process is a new epoch, alone until the others have been compared.

@@ -5,7 +5,7 @@ use super::ledger::Outcome;
 use super::world::{Rotten, World};
 use crate::core::survey::PeerState;
 use crate::core::verify::{Extent, RATE_LEAST, Verification};
-use crate::core::{Command, Event, Follow, Notice};
+use crate::core::{Command, Event, Follow, Link, Notice, Replica};
 use lease::ids::Incarnation;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -138,6 +138,15 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Nothing is copied over what is known to differ before somebody has decided.
+    pub(super) fn check_copied(&self, node: usize, link: Link) -> Outcome {
+        let Some(wire) = self.wires.iter().find(|wire| wire.ends.contains(&(node, link))) else { return Ok(()) };
+        let other = wire.ends[usize::from(wire.ends[0] == (node, link))].0;
+        let Some(store) = self.nodes[node].replica.as_ref().map(Replica::store) else { return Ok(()) };
+        let doubted = store.superblock().slot_of(&self.nodes[other].name).is_some_and(|slot| store.is_doubted(slot));
+        if doubted { Err(format!("n{node} copies over n{other}, which it knows to differ")) } else { Ok(()) }
     }
 
     /// Who is known to differ is no member for long.

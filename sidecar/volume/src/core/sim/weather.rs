@@ -74,6 +74,8 @@ pub(super) struct Weather {
     pub(super) write_through: bool,
     /// The last node follows asynchronously.
     pub(super) follows: bool,
+    /// A resync has less under way than the smallest volume has chunks.
+    pub(super) narrow: bool,
     pub(super) without: Option<Guard>,
 }
 
@@ -109,6 +111,7 @@ impl Weather {
             verifies: true,
             write_through: seed.is_multiple_of(2),
             follows: seed % 5 == 3,
+            narrow: seed % 4 >= 2,
             without: None,
         }
     }
@@ -128,6 +131,7 @@ impl Weather {
             verifies: false,
             write_through: true,
             follows: false,
+            narrow: false,
             without: None,
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Node {
     pub(super) growing: Option<Incarnation>,
     /// The highest promise that anybody was told.
     pub(super) promised: Epoch,
+    /// The epoch whose holder was the last to tell it how far it lags.
+    pub(super) lag_of: Epoch,
     /// Generations that it was told in the present session, with their places.
     pub(super) states: Vec<(Session, Sequence, Generation)>,
     /// It has lost its cache, and has not been told since that it has everything.
@@ -135,6 +137,8 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) wires: Vec<Wire>,
     pub(super) row: Row,
+    /// When the row was changed from each epoch to the next.
+    pub(super) ended: BTreeMap<Epoch, Moment>,
     pub(super) next_link: u64,
     pub(super) next_id: u64,
     pub(super) asked: BTreeMap<RequestId, Asked>,
@@ -212,6 +216,7 @@ impl World {
                 orders: VecDeque::new(),
                 growing: None,
                 promised: Epoch(0),
+                lag_of: Epoch(0),
                 states: Vec::new(),
                 hazy: false,
                 frozen: false,
@@ -237,6 +242,7 @@ impl World {
             at: 0,
             wires: Vec::new(),
             row: Row { epoch: Epoch(0), holder: 0, in_sync: [0].into() },
+            ended: BTreeMap::new(),
             next_link: 0,
             next_id: 0,
             asked: BTreeMap::new(),
@@ -436,6 +442,9 @@ impl World {
             return Ok(());
         }
         let (node, link) = wire.ends[way];
+        if let Message::Lag { .. } = frame.message {
+            self.nodes[node].lag_of = frame.epoch;
+        }
         if let Message::State { generation, .. } = frame.message {
             let states = &mut self.nodes[node].states;
             states.retain(|(session, _, told)| (*session, told.epoch) == (frame.session, frame.epoch));
