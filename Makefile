@@ -89,11 +89,18 @@ test-volume: root setup build ## The volume's NBD server, judged by the clients 
 	@missing=$$(for package in $$(grep -vE '^(#|$$)' $<); do dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'install ok installed' || echo "$$package"; done); \
 	if [ -n "$$missing" ]; then \
 		echo "guest-test: Debian packages:" $$missing; \
-		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-remove --no-install-recommends $$missing >/dev/null; \
+		$(SUDO) apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-remove --no-install-recommends $$missing >/dev/null || { \
+			echo "guest-test: apt does not install them beside QEMU's tools that are there ($$(dpkg-query -W -f='$${Package} $${Version}' qemu-utils)): name the release that those are from among apt's sources (Debian: bookworm-backports), and: apt-get install -t RELEASE qemu-system-x86"; exit 1; }; \
 	fi
 	@touch $@
 
-guest-test: setup .apt-guest-done build ## The volume as a block device of a real kernel: QEMU guests with Debian's 6.12, some minutes (by software where there is no KVM)
+# Apart from the ordinary build, which is without it.
+volume-ublk: .apt-done
+	@cargo build --release --quiet -p volume --features ublk --bin leasehold-volume --target-dir target/ublk
+
+guest-test: setup .apt-guest-done volume-ublk ## The volume as a block device of a real kernel, by nbd and ublk: QEMU guests with Debian's 6.12, some minutes (by software where there is no KVM)
+	@cargo test --release --quiet -p volume --features ublk --lib --target-dir target/ublk frontends
 	@cd tests && $(PYTHON) -m pytest -q guest
 
 # Four clouds side by side: a story waits most of its time. Those with a database make the disk busy, and stand alone: whoever
@@ -156,6 +163,7 @@ bench-volume-core: ## What a replicated 4 KiB write costs the pure machines, nan
 lint: ## Formatting and lints; changes nothing
 	@cargo fmt --all --check
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
+	@cargo clippy --release -p volume --features ublk --all-targets --target-dir target/ublk --quiet -- -D warnings
 
 licences: ## Licences, banned crates and sources of what ships (installs cargo-deny, some minutes, where it is missing)
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked --quiet
@@ -170,4 +178,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done .apt-guest-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help root setup build demo test test-thinking test-stories test-rust test-cdk test-localcloud scenarios chaos guest-test models sim sim-long sim-planted sim-volume mutants bench-failover bench-functions bench-idle test-volume bench-volume bench-mirror bench-resync bench-volume-core lint licences fix clean
+.PHONY: help root setup build demo test test-thinking test-stories test-rust test-cdk test-localcloud scenarios chaos guest-test volume-ublk models sim sim-long sim-planted sim-volume mutants bench-failover bench-functions bench-idle test-volume bench-volume bench-mirror bench-resync bench-volume-core lint licences fix clean

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use volume::core::Follow;
+use volume::frontends::device;
 use volume::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST};
 
 /// `node.toml`.
@@ -64,7 +65,9 @@ pub struct VolumeConfig {
     /// Where the volume is served by NBD while this node is active; `None`: only as a device.
     pub socket: Option<PathBuf>,
     /// The block device that the volume is while this node is active, `/dev/leasehold/NAME`.
-    pub device: Option<volume::frontends::kernel_nbd::Name>,
+    pub device: Option<device::Name>,
+    /// By which of the kernel's drivers it is one.
+    pub driver: device::Driver,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,12 +206,17 @@ fn volume(fields: &mut Fields<'_>) -> Option<VolumeConfig> {
     let name = fields.required("name", "the volume's name", name);
     let backing = fields.required("backing", "the device or file that holds the data", absolute);
     let socket = fields.optional("socket", absolute);
-    let device = fields.optional("device", |value| volume::frontends::kernel_nbd::Name::new(&text(value)?));
+    let device = fields.optional("device", |value| device::Name::new(&text(value)?));
+    let driver = fields.optional("device_driver", |value| device::Driver::new(&text(value)?));
+    if driver.is_some() && device.is_none() {
+        fields.bad("device_driver", "is of a volume with a device: name that, too");
+    }
+    let driver = driver.unwrap_or_default();
     let name = name?;
     // Who asks for neither has the socket.
     let usual = || device.is_none().then(|| PathBuf::from(format!("/run/leasehold/{name}.sock")));
     let socket = socket.or_else(usual);
-    Some(VolumeConfig { name, backing: backing?, socket, device })
+    Some(VolumeConfig { name, backing: backing?, socket, device, driver })
 }
 
 /// The name becomes a cgroup's directory name, or a socket's.
@@ -386,7 +394,8 @@ mod tests {
             .expect("one");
         assert_eq!(volumes.volumes[0].socket, None, "who asks for a device has it alone");
         assert_eq!(volumes.volumes[0].device.as_ref().map(ToString::to_string), Some("db".into()));
-        let wrong = "[volumes]\nlisten='7401'\nverify_mib_s=0\nfollow='later'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'";
+        assert_eq!(volumes.volumes[0].driver, device::Driver::Nbd);
+        let wrong = "[volumes]\nlisten='7401'\nverify_mib_s=0\nfollow='later'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'\ndevice_driver='aoe'\n[[volume]]\nname='v'\nbacking='/v'\ndevice_driver='nbd'";
         let told = read(&format!("{least}{wrong}")).expect_err("many mistakes").to_string();
         for part in [
             "volumes.listen",
@@ -395,6 +404,8 @@ mod tests {
             "volume[0].name",
             "volume[0].backing",
             "volume[1].device",
+            "volume[3].device_driver = \"aoe\": use \"nbd\"",
+            "volume[4].device_driver",
             "each volume needs its own name",
             "each device needs its own name",
         ] {

@@ -41,7 +41,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use volume::drive::area::Opened;
-use volume::frontends::kernel_nbd;
+use volume::frontends::device;
 
 /// Pause between two tries of what the start needs and the cloud does not give yet.
 const AGAIN: Millis = Millis(2_000);
@@ -167,7 +167,7 @@ async fn prepare(config: NodeConfig, devices: Vec<LoopDevice>, waits: &Waits) ->
     let instance = waits.until("instance metadata", || identity::instance(&imds, &state)).await;
     if config.volumes.iter().any(|volumes| volumes.volumes.iter().any(|volume| volume.device.is_some())) {
         // Before the disks' threads are started.
-        kernel_nbd::prepare_process();
+        device::prepare_process();
     }
     let opened = match &config.volumes {
         Some(volumes) => Some(volumes::open(volumes, &instance.instance_id, &state)?),

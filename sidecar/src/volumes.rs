@@ -26,7 +26,7 @@ use volume::core::{Event as Said, Follow, Report};
 use volume::drive::area::{AreaError, Files, Opened};
 use volume::drive::group::{DeviceExport, Export, Group, GroupError};
 use volume::drive::{Admission, Order, Parts, Security};
-use volume::frontends::kernel_nbd::{self, DeviceError, Spec, Succession};
+use volume::frontends::device::{self, DeviceError, Spec, Succession};
 use volume::ids::VolumeNo;
 use volume::nbd::MEMORY_MAX_BYTES;
 use volume::nbd::connection::Farewell;
@@ -150,9 +150,9 @@ impl Volumes {
     pub async fn start(start: Start<'_>) -> Result<(Self, mpsc::UnboundedReceiver<Report>), VolumesError> {
         let Start { config, opened, key, pins } = start;
         let (tell, reports) = mpsc::unbounded_channel();
-        if config.volumes.iter().any(|volume| volume.device.is_some()) {
+        for volume in config.volumes.iter().filter(|volume| volume.device.is_some()) {
             // Not as late as when this node is to lead.
-            kernel_nbd::available().await?;
+            device::available(volume.driver).await?;
         }
         let failed = |error| VolumesError::Listen { address: config.listen, error };
         let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
@@ -288,7 +288,10 @@ fn export(volume: VolumeNo, config: &VolumeConfig) -> Export {
     };
     // A device never outlives the daemon that served it: the workload, which has parts of it in memory, is stopped with the
     // daemon, and until this node leads again another one may have.
-    let device = config.device.clone().map(|name| DeviceExport::new(Spec::new(name, Succession::None)));
+    let device = config
+        .device
+        .clone()
+        .map(|name| DeviceExport::new(Spec { driver: config.driver, ..Spec::new(name, Succession::None) }));
     let places = config.socket.clone().map(Place::Unix).into_iter().collect();
     Export { volume, places, config: nbd, device }
 }
@@ -301,6 +304,7 @@ mod tests {
     use crate::state_dir::tests::Scratch;
     use std::path::Path;
     use volume::drive::area::{Files, Shape};
+    use volume::frontends::device::Driver;
 
     fn config(folder: &Path) -> VolumesConfig {
         let (backing, socket) = (folder.join("disk"), folder.join("socket"));
@@ -309,7 +313,13 @@ mod tests {
             metadata: Some(folder.join("metadata")),
             verify_mib_s: volume::operate::VERIFY_MIB_S,
             follow: volume::core::Follow::Sync,
-            volumes: vec![VolumeConfig { name: "data".into(), backing, socket: Some(socket), device: None }],
+            volumes: vec![VolumeConfig {
+                name: "data".into(),
+                backing,
+                socket: Some(socket),
+                device: None,
+                driver: Driver::Nbd,
+            }],
         }
     }
 

@@ -21,28 +21,33 @@ class Failed(AssertionError):
 
 
 class Guest:
-    """One guest in `folder`. `number` is its address on the cable, 10.0.0.number; `cable` a pair of UDP ports on 127.0.0.1."""
+    """One guest in `folder`. `number` is its address on the cable, 10.0.0.number; `cable` a pair of UDP ports on 127.0.0.1. It has so many
+    `disks` of `disk` bytes, from /dev/vdb on."""
 
-    def __init__(self, folder: Path, image: tuple[Path, Path, Path], accel: str, *, number: int = 1, cable: tuple[int, int] | None = None, disk: int = 320 << 20):
+    def __init__(self, folder: Path, image: tuple[Path, Path, Path], accel: str, *, number: int = 1, cable: tuple[int, int] | None = None, disk: int = 320 << 20, disks: int = 1):
         # Its own, also beside what an earlier one of this number has left.
         self.folder = Path(tempfile.mkdtemp(prefix=f"guest-{number}-", dir=folder))
         kernel, initramfs, root = image
-        self.disk, self.console = self.folder / "disk", self.folder / "console.log"
-        with self.disk.open("wb") as file:
-            file.truncate(disk)
+        self.console = self.folder / "console.log"
+        self.disks = [self.folder / f"disk{number}" for number in range(disks)]
+        for path in self.disks:
+            with path.open("wb") as file:
+                file.truncate(disk)
         self.reported: list[str] = []
         self._report_rest = b""
         listeners = [self._listener(name) for name in ("control", "report")]
         command = [
-            "qemu-system-x86_64", "-accel", accel, "-m", "512", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-m", "512", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-kernel", str(kernel), "-initrd", str(initramfs),
             "-append", f"console=ttyS0 quiet loglevel=4 panic=-1 net.ifnames=0 guest={number}",
             "-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console",
-            "-drive", f"file={root},format=raw,if=virtio,readonly=on", "-drive", f"file={self.disk},format=raw,if=virtio,cache=unsafe",
+            "-drive", f"file={root},format=raw,if=virtio,readonly=on",
             "-device", "virtio-serial",
             "-chardev", f"socket,id=control,path={self.folder}/control", "-device", "virtserialport,chardev=control,nr=1",
             "-chardev", f"socket,id=report,path={self.folder}/report", "-device", "virtserialport,chardev=report,nr=2",
         ]  # fmt: skip
+        for path in self.disks:
+            command += ["-drive", f"file={path},format=raw,if=virtio,cache=unsafe"]
         if cable:
             command += ["-netdev", f"dgram,id=cable,local.type=inet,local.host=127.0.0.1,local.port={cable[0]},remote.type=inet,remote.host=127.0.0.1,remote.port={cable[1]}"]
             command += ["-device", f"virtio-net-pci,netdev=cable,mac=52:54:00:00:00:{number:02x},romfile="]
@@ -120,10 +125,10 @@ class Guest:
 
     # --- the server ---------------------------------------------------------------------------------------------
 
-    def serve(self, *args: str, hears: str = "serving ", name: str = "server", backing: str = "/dev/vdb", limit_s: float = 60) -> str:
+    def serve(self, *args: str, hears: str = "serving ", name: str = "server", backing: str = "/dev/vdb", limit_s: float = 60, log: str = "debug") -> str:
         """Starts a server in the background, whose process number is in /run/NAME.pid, and gives the line that it prints."""
         command = shlex.join([VOLUME, "serve", "--backing", backing, *(["--buffered"] if backing.startswith("/run") else []), *args])
-        self.run(f"echo '--- {command}' >>/run/{name}.err; LEASEHOLD_LOG=debug {command} >/run/{name}.out 2>>/run/{name}.err & echo $! >/run/{name}.pid")
+        self.run(f"echo '--- {command}' >>/run/{name}.err; LEASEHOLD_LOG={log} {command} >/run/{name}.out 2>>/run/{name}.err & echo $! >/run/{name}.pid")
         self.until(f"grep -q {shlex.quote(hears)} /run/{name}.out || ! kill -0 $(cat /run/{name}.pid)", limit_s)
         printed = self.run(f"cat /run/{name}.out")
         if hears not in printed:

@@ -7,34 +7,52 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# Another one for who builds elsewhere.
-BINARY = Path(os.environ.get("LEASEHOLD_VOLUME", ROOT / "target/release/leasehold-volume"))
+# Built with ublk, apart from the ordinary build; another one for who builds elsewhere.
+BINARY = Path(os.environ.get("LEASEHOLD_VOLUME", ROOT / "target/ublk/release/leasehold-volume"))
 CACHE = Path(os.environ.get("LEASEHOLD_GUEST_CACHE", ROOT / "target/guest"))
 BUSYBOX = Path("/bin/busybox")
 PROGRAMS = ["fio", "sync", "mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair"]
-# In the order in which they need each other. nbd is not among them: the server has it loaded.
+# In the order in which they need each other. nbd and ublk_drv are not among them: the server has them loaded.
 MODULES = ["failover", "net_failover", "virtio_net", "virtio_blk", "libcrc32c", "xfs"]
-LATE_MODULES = ["nbd"]
+LATE_MODULES = ["nbd", "ublk_drv"]
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Others' programs that a guest has besides: Debian packages, unpacked and never installed; which of
+    their programs; and modules of the kernel's."""
+
+    packages: tuple[str, ...]
+    programs: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+def _fetch(package: str, to: Path) -> Path:
+    """A Debian package's files, fetched once."""
+    if not to.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package], cwd=CACHE, check=True)
+        found = next(CACHE.glob(f"{package}_*.deb"))
+        partial = to.with_name(f"{to.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        subprocess.run(["dpkg", "-x", str(found), str(partial)], check=True)
+        partial.rename(to)
+        found.unlink()
+    return to
 
 
 def kernel() -> tuple[Path, Path]:
     """The kernel and its folder of modules: the newest 6.12 cloud kernel that apt knows, fetched once."""
     unpacked = CACHE / "kernel"
-    if not list(unpacked.glob("boot/vmlinuz-*")):
-        CACHE.mkdir(parents=True, exist_ok=True)
+    if not unpacked.exists():
         names = subprocess.run(["apt-cache", "search", "--names-only", r"^linux-image-6\.12\.[0-9].*cloud-amd64$"], capture_output=True, text=True, check=True).stdout
         found = sorted((word.split()[0] for word in names.splitlines()), key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
         assert found, "apt knows no linux-image-6.12.*-cloud-amd64: apt-get update, or Debian 12 (security) or 13 among its sources"
-        subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", found[-1]], cwd=CACHE, check=True)
-        package = next(CACHE.glob(f"{found[-1]}_*.deb"))
-        partial = CACHE / "kernel.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        subprocess.run(["dpkg", "-x", str(package), str(partial)], check=True)
-        partial.rename(unpacked)
-        package.unlink()
+        _fetch(found[-1], unpacked)
     return next(unpacked.glob("boot/vmlinuz-*")), next(unpacked.glob("lib/modules/*"))
 
 
@@ -71,8 +89,8 @@ done
 """
 
 
-def build(folder: Path) -> tuple[Path, Path, Path]:
-    """Kernel, first and second file system. Made anew each time: that takes a second, and they are never old."""
+def build(folder: Path, peers: Peers | None = None) -> tuple[Path, Path, Path]:
+    """Kernel, first and second file system, with others' programs where they are asked for. Made anew each time: that takes a second, and they are never old."""
     vmlinuz, modules = kernel()
     first = folder / "initramfs"
     files = [("bin/busybox", BUSYBOX.read_bytes()), ("bin/sh", BUSYBOX.read_bytes()), ("init", INIT.format(modules=" ".join(MODULES)).encode())]
@@ -90,15 +108,18 @@ def build(folder: Path) -> tuple[Path, Path, Path]:
         (second / "sbin" / applet).symlink_to("/bin/busybox")
     late = second / "lib/modules" / modules.name
     late.mkdir(parents=True)
-    for name in LATE_MODULES:
+    for name in [*LATE_MODULES, *(peers.modules if peers else ())]:
         (late / f"{name}.ko").write_bytes(_module(modules, name))
     subprocess.run([BUSYBOX, "depmod", "-b", str(second), modules.name], check=True)
-    for name in [*PROGRAMS, str(BINARY)]:
+    unpacked = [_fetch(package, CACHE / package) for package in (peers.packages if peers else ())]
+    libraries = {**os.environ, "LD_LIBRARY_PATH": ":".join(str(path) for place in unpacked for path in place.glob("**/lib/*-linux-gnu"))}
+    theirs = [str(next(path for place in unpacked for path in place.rglob(name) if path.parent.name in ("bin", "sbin", "drbd"))) for name in (peers.programs if peers else ())]
+    for name in [*PROGRAMS, *theirs, str(BINARY)]:
         path = Path(shutil.which(name, path=f"{os.environ['PATH']}:/sbin:/usr/sbin") or name)
         target = second / "bin" / path.name
         target.unlink(missing_ok=True)
         shutil.copy(path, target)
-        for library in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True).stdout):
+        for library in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=True, env=libraries).stdout):
             place = second / ("lib64" if library.startswith("/lib64/") else "lib") / Path(library).name
             if not place.exists():
                 shutil.copy(library, place)

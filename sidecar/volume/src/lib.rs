@@ -1,8 +1,8 @@
 //! The volume: what serves a block device to a workload, and what keeps it.
 //!
 //! ```text
-//!   frontends (kernel), qemu, WNBD ──▶ nbd ──▶ request::{Request, Done} ──┬──────────▶ backing ──▶ a file or a block device
-//!                                                                  └──▶ drive (core) ──▲──▶ wire ──▶ peers
+//!   frontends::kernel_nbd, qemu, WNBD ──▶ nbd ──┬▶ request::{Request, Done} ──┬──────────▶ backing ──▶ a file or a block device
+//!   frontends::ublk ────────────────────────────┘                             └──▶ drive (core) ──▲──▶ wire ──▶ peers
 //! ```
 //!
 //! [`operate`] is what an operator asks of running volumes: status, verification, resync. What a verification does and what becomes of
@@ -20,6 +20,7 @@ pub mod ids;
 pub mod metadata;
 pub mod nbd;
 pub mod operate;
+mod readiness;
 pub mod replicate;
 pub mod request;
 pub mod serve;

@@ -1,5 +1,5 @@
-//! The border between a front end (NBD now, ublk later) and what serves it (the local backing now, a replicated volume
-//! later): requests, answers, refusals.
+//! The border between a front end (NBD, ublk) and what serves it (the local backing, a replicated volume): requests, answers,
+//! refusals.
 //!
 //! A front end calls [`Device::submit`] with a [`Request`] and a [`Done`], and goes on. Whoever serves calls
 //! [`Done::answer`] once, on any thread, in any order. Nothing here allocates for a request, and nothing waits.

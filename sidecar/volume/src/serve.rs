@@ -7,7 +7,8 @@ use crate::buffer::Pool;
 use crate::core::Follow;
 use crate::drive::area;
 use crate::drive::group::{DeviceExport, Export};
-use crate::frontends::kernel_nbd::{self, Apart, DeviceError, Lineage, Name, Spec, Succession};
+use crate::frontends::device::{self, Apart, DeviceError, Driver, Lineage, Name, Spec, Succession};
+use crate::frontends::kernel_nbd;
 use crate::ids::VolumeNo;
 use crate::nbd::MEMORY_MAX_BYTES;
 use crate::nbd::connection::Farewell;
@@ -41,18 +42,21 @@ pub struct Args {
     /// Listen on TCP; beyond this machine, with TLS
     #[arg(long, value_name = "HOST:PORT", group = "place")]
     pub listen_nbd: Option<String>,
-    /// Be a block device of this machine, /dev/leasehold/NAME, by the kernel's NBD client; after a restart, even by kill -9, the
-    /// same device goes on. On SIGTERM it ends, unless it is in use (mounted): then it waits for the next server
+    /// Be a block device of this machine, /dev/leasehold/NAME; after a restart, even by kill -9, the same device goes on. On
+    /// SIGTERM it ends, unless it is in use (mounted): then it waits for the next server
     #[arg(long, value_name = "NAME", group = "place", conflicts_with = "listen", value_parser = Name::new)]
     pub device: Option<Name>,
-    /// Connections between the kernel and this server; by default as many as processors, up to 4
+    /// By which driver of the kernel's: nbd, its NBD client, or, in a build with the feature, ublk
+    #[arg(long, value_name = "DRIVER", requires = "device", default_value = "nbd", value_parser = Driver::new)]
+    pub device_driver: Driver,
+    /// Connections between the kernel's NBD client and this server; by default as many as processors, up to 4
     #[arg(long, value_name = "COUNT", requires = "device", value_parser = clap::value_parser!(u16).range(1..=i64::from(kernel_nbd::CONNECTIONS_MAX)))]
     pub device_connections: Option<u16>,
-    /// When the kernel sends a request anew that was not answered: what was under way as a server died is late by so much
-    #[arg(long, value_name = "SECONDS", requires = "device", default_value_t = kernel_nbd::RETRY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// When the kernel's NBD client sends a request anew that was not answered: what was under way as a server died is late by so much
+    #[arg(long, value_name = "SECONDS", requires = "device", default_value_t = device::RETRY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub device_retry: u64,
-    /// How long the device's users wait while nobody serves it, before they get errors
-    #[arg(long, value_name = "SECONDS", requires = "device", default_value_t = kernel_nbd::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    /// How long the device's users wait while nobody serves it, before they get errors; with ublk, for ever
+    #[arg(long, value_name = "SECONDS", requires = "device", default_value_t = device::WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub device_wait: u64,
     /// On SIGTERM, let the device wait for the next server even where nobody seems to use it
     #[arg(long, requires = "device")]
@@ -160,7 +164,7 @@ pub async fn run(args: Args) -> Result<(), ServeError> {
     }
     if args.device.is_some() {
         // Before there are threads: they have it from this one.
-        kernel_nbd::prepare_process();
+        device::prepare_process();
     }
     let mut places: Vec<Place> = args.socket.clone().map(Place::Unix).into_iter().collect();
     if let Some(given) = &args.listen_nbd {
@@ -244,6 +248,7 @@ pub async fn run(args: Args) -> Result<(), ServeError> {
 
 fn device(args: &Args) -> Option<Spec> {
     let mut spec = Spec::new(args.device.clone()?, Succession::Waits { always: args.keep_device });
+    spec.driver = args.device_driver;
     spec.connections = args.device_connections.unwrap_or(spec.connections);
     spec.retry = Duration::from_secs(args.device_retry);
     spec.wait = Duration::from_secs(args.device_wait);

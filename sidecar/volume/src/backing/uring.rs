@@ -4,6 +4,7 @@
 use super::Operation;
 use super::disk::Disk;
 use super::threads::Workers;
+use crate::readiness;
 use crate::request::Done;
 use io_uring::{IoUring, Probe, opcode, types};
 use rustix::io::Errno;
@@ -11,10 +12,9 @@ use slab::Slab;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Requests handed to the kernel by one system call, at most.
@@ -66,8 +66,7 @@ impl Ring {
     pub(super) fn new(disk: Arc<Disk>, workers: Arc<Workers>) -> io::Result<Rc<Ring>> {
         let completions = u32::try_from(OUTSTANDING_MAX).expect("a small number");
         let ring = IoUring::builder().setup_cqsize(completions).setup_clamp().build(SUBMISSIONS)?;
-        // A descriptor of its own: the ring's is closed with the ring, whenever that is.
-        let readiness = readiness(duplicate(&ring)?)?;
+        let readiness = readiness::of(&ring)?;
         let inner = Inner {
             disk,
             workers,
@@ -240,22 +239,4 @@ impl std::fmt::Debug for Inner {
             .field("waiting", &self.waiting.len())
             .finish_non_exhaustive()
     }
-}
-
-#[expect(unsafe_code, reason = "tokio wants a promise that the descriptor stays the same one")]
-fn readiness(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is one descriptor for as long as it lives, and the `AsyncFd` owns it.
-    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
-}
-
-fn duplicate(ring: &IoUring) -> io::Result<OwnedFd> {
-    struct Borrowed(RawFd);
-    #[expect(unsafe_code, reason = "io-uring gives its descriptor as a bare number")]
-    impl std::os::fd::AsFd for Borrowed {
-        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-            // SAFETY: the ring that was asked for the number is alive while this is.
-            unsafe { std::os::fd::BorrowedFd::borrow_raw(self.0) }
-        }
-    }
-    Ok(rustix::io::fcntl_dupfd_cloexec(Borrowed(ring.as_raw_fd()), 0)?)
 }

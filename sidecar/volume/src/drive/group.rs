@@ -9,7 +9,7 @@ use crate::buffer::Pool;
 use crate::core::follower::Lag;
 use crate::core::survey::Survey;
 use crate::core::{Command, Event, Follow, Objection, Replica, Report, Setup};
-use crate::frontends::kernel_nbd::{self, Attached, Behind, Lineage, Parting, Spec, Succession};
+use crate::frontends::device::{self, Attached, Behind, Lineage, Parting, Spec, Succession};
 use crate::ids::{Life, VolumeNo};
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
@@ -143,7 +143,7 @@ impl Group {
         let (started, is_started) = oneshot::channel();
         let thread = std::thread::Builder::new().name("volume-group".to_owned()).spawn(move || {
             if parts.exports.iter().any(|export| export.device.is_some()) {
-                kernel_nbd::prepare_process();
+                device::prepare_process();
             }
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -385,7 +385,7 @@ struct KeptDevice {
 impl KeptDevice {
     async fn keep(mut self) {
         if self.wanted.spec.succession == Succession::None
-            && let Err(error) = kernel_nbd::end_leftovers(&self.wanted.spec.name).await
+            && let Err(error) = device::end_leftovers(&self.wanted.spec.name).await
         {
             tracing::warn!(%error, "what an earlier process left of the device is looked for again before it is made anew");
         }
@@ -416,7 +416,7 @@ impl KeptDevice {
     }
 
     /// Serves as long as this replica leads this epoch.
-    async fn serve(&mut self, epoch: Epoch) -> Result<(), kernel_nbd::DeviceError> {
+    async fn serve(&mut self, epoch: Epoch) -> Result<(), device::DeviceError> {
         let (mut leads, mut ends) = (self.devices.leads.subscribe(), self.devices.ends.subscribe());
         let parting = async move {
             tokio::select! {
@@ -434,7 +434,7 @@ impl KeptDevice {
         };
         let quiet = move || drop(answering);
         let behind = Behind { geometry: self.geometry, device: Rc::clone(&self.device), pool: self.pool.clone() };
-        let outcome = kernel_nbd::serve(&self.wanted.spec, lineage, behind, parting, attached, quiet).await;
+        let outcome = device::serve(&self.wanted.spec, lineage, behind, parting, attached, quiet).await;
         self.devices.set(number, None);
         outcome
     }

@@ -1,8 +1,11 @@
-//! How a workload sees a volume as a block device of its own kernel. The border to what is behind is [`crate::request`], the same
-//! as for clients of the NBD server; another front end (ublk) is another user of it beside [`kernel_nbd`].
+//! How a workload sees a volume as a block device of its own kernel: a [`device`], by one of the kernel's drivers. The border to what
+//! is behind is [`crate::request`], the same as for clients of the NBD server.
 
+pub mod device;
 pub mod kernel_nbd;
 mod memory;
 mod netlink;
 mod record;
 mod sysfs;
+#[cfg(feature = "ublk")]
+pub mod ublk;

@@ -21,9 +21,11 @@ pub(super) struct Record {
 /// What it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) index: u32,
+    /// What the kernel calls it: `nbd0`, `ublkb0`.
+    pub(super) disk: String,
+    /// Of the NBD client; 0 for others.
     pub(super) connections: u16,
-    /// What the device's contents follow from: [`super::kernel_nbd::Lineage`].
+    /// What the device's contents follow from: [`super::device::Lineage`].
     pub(super) data: String,
 }
 
@@ -65,16 +67,26 @@ impl Record {
 }
 
 impl Entry {
+    /// The disk's number, if it is one of those whose names begin so.
+    pub(super) fn index(&self, prefix: &str) -> Option<u32> {
+        number(&self.disk, prefix)
+    }
+
     fn text(&self) -> String {
-        format!("v1 nbd{} {} {}\n", self.index, self.connections, self.data)
+        format!("v1 {} {} {}\n", self.disk, self.connections, self.data)
     }
 
     fn parse(text: &str) -> Option<Entry> {
         let mut words = text.strip_suffix('\n')?.splitn(4, ' ');
-        let (version, device, connections, data) = (words.next()?, words.next()?, words.next()?, words.next()?);
-        let index = device.strip_prefix("nbd")?.parse().ok()?;
-        (version == "v1").then_some(Entry { index, connections: connections.parse().ok()?, data: data.to_owned() })
+        let (version, disk, connections, data) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        ["nbd", "ublkb"].iter().find_map(|prefix| number(disk, prefix))?;
+        let (disk, data) = (disk.to_owned(), data.to_owned());
+        (version == "v1").then_some(Entry { disk, connections: connections.parse().ok()?, data })
     }
+}
+
+fn number(disk: &str, prefix: &str) -> Option<u32> {
+    disk.strip_prefix(prefix)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -83,7 +95,11 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
-        let entry = Entry { index: 3, connections: 4, data: "file /srv/a b".into() };
+        let entry = Entry { disk: "nbd3".into(), connections: 4, data: "file /srv/a b".into() };
+        assert_eq!(entry.text(), "v1 nbd3 4 file /srv/a b\n");
+        assert_eq!(Entry::parse(&entry.text()), Some(entry.clone()));
+        assert_eq!((entry.index("nbd"), entry.index("ublkb")), (Some(3), None));
+        let entry = Entry { disk: "ublkb0".into(), connections: 0, data: "x".into() };
         assert_eq!(Entry::parse(&entry.text()), Some(entry));
         for bad in ["", "v1 nbd3 4 x", "v2 nbd3 4 x\n", "v1 nbd 4 x\n", "v1 sda 4 x\n", "v1 nbd3 many x\n", "v1 nbd3\n"]
         {

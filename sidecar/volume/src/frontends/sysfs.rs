@@ -1,4 +1,4 @@
-//! What the kernel tells of its nbd devices, and the name under which one is found.
+//! What the kernel tells of the devices, and the name under which one is found.
 
 use std::fs;
 use std::io;
@@ -10,31 +10,31 @@ const REQUEST_MAX_KIB: u64 = 4096;
 /// Where devices have names of their own.
 const NAMES: &str = "/dev/leasehold";
 
-/// Numbers of the devices that have this identifier, connected or not yet closed by all.
+/// Numbers of the nbd devices that have this identifier, connected or not yet closed by all.
 pub(super) fn of(identifier: &str) -> Vec<u32> {
     let Ok(devices) = fs::read_dir("/sys/block") else { return Vec::new() };
     let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.strip_prefix("nbd")?.parse().ok();
     let mut found: Vec<u32> = devices.filter_map(number).collect();
-    found.retain(|index| read(*index, "backend").is_some_and(|backend| backend == identifier));
+    found.retain(|index| read(&format!("nbd{index}"), "backend").is_some_and(|backend| backend == identifier));
     found.sort_unstable();
     found
 }
 
-pub(super) fn size_bytes(index: u32) -> Option<u64> {
-    read(index, "size")?.parse::<u64>().ok()?.checked_mul(512)
+pub(super) fn size_bytes(disk: &str) -> Option<u64> {
+    read(disk, "size")?.parse::<u64>().ok()?.checked_mul(512)
 }
 
 /// Whether it is mounted, swapped to, or part of another device, as far as that can be seen without a request to it. Mounts are
 /// those of this process's namespace and of the first process's.
-pub(super) fn is_in_use(index: u32) -> bool {
-    let folder = folder(index);
+pub(super) fn is_in_use(disk: &str) -> bool {
+    let folder = folder(disk);
     let mut parts = vec![folder.clone()];
     parts.extend(
         fs::read_dir(&folder)
             .into_iter()
             .flatten()
             .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.starts_with(&format!("nbd{index}p")).then(|| entry.path())),
+            .filter_map(|entry| entry.file_name().to_str()?.starts_with(&format!("{disk}p")).then(|| entry.path())),
     );
     let mounts: String =
         ["self", "1"].iter().filter_map(|who| fs::read_to_string(format!("/proc/{who}/mountinfo")).ok()).collect();
@@ -50,18 +50,18 @@ pub(super) fn is_in_use(index: u32) -> bool {
 }
 
 /// The kernel's own default makes small requests of large ones.
-pub(super) fn raise_request_size(index: u32) {
-    let queue = folder(index).join("queue");
+pub(super) fn raise_request_size(disk: &str) {
+    let queue = folder(disk).join("queue");
     let raised = fs::read_to_string(queue.join("max_hw_sectors_kb"))
         .map(|max| max.trim().parse().unwrap_or(REQUEST_MAX_KIB).min(REQUEST_MAX_KIB))
         .and_then(|kib| fs::write(queue.join("max_sectors_kb"), kib.to_string()));
     if let Err(error) = raised {
-        tracing::debug!(index, %error, "large requests are cut into small ones as the kernel does by default");
+        tracing::debug!(disk, %error, "large requests are cut into small ones as the kernel does by default");
     }
 }
 
-pub(super) fn node(index: u32) -> PathBuf {
-    PathBuf::from(format!("/dev/nbd{index}"))
+pub(super) fn node(disk: &str) -> PathBuf {
+    PathBuf::from(format!("/dev/{disk}"))
 }
 
 pub(super) fn link(name: &str) -> PathBuf {
@@ -69,14 +69,14 @@ pub(super) fn link(name: &str) -> PathBuf {
 }
 
 /// Makes the name lead to this device, at once: nobody sees it missing or half made.
-pub(super) fn name(name: &str, index: u32) -> io::Result<()> {
+pub(super) fn name(name: &str, disk: &str) -> io::Result<()> {
     fs::create_dir_all(NAMES)?;
     let fresh = link(&format!(".{name}.new"));
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    std::os::unix::fs::symlink(node(index), &fresh)?;
+    std::os::unix::fs::symlink(node(disk), &fresh)?;
     fs::rename(&fresh, link(name))
 }
 
@@ -85,10 +85,10 @@ pub(super) fn unname(name: &str) {
     let _ = fs::remove_file(link(name));
 }
 
-fn folder(index: u32) -> PathBuf {
-    PathBuf::from(format!("/sys/block/nbd{index}"))
+fn folder(disk: &str) -> PathBuf {
+    PathBuf::from(format!("/sys/block/{disk}"))
 }
 
-fn read(index: u32, attribute: &str) -> Option<String> {
-    fs::read_to_string(folder(index).join(attribute)).ok().map(|text| text.trim().to_owned())
+fn read(disk: &str, attribute: &str) -> Option<String> {
+    fs::read_to_string(folder(disk).join(attribute)).ok().map(|text| text.trim().to_owned())
 }
