@@ -73,6 +73,10 @@ async fn store(cloud: &impl Cloud, request: &Value) -> Result<ClusterId, String>
     let config = ClusterConfig::parse(json);
     let addresses = ClusterConfig::addresses(json);
     let mut mistakes: Vec<String> = config.as_ref().err().into_iter().map(ToString::to_string).collect();
+    // What runs goes on with such a limit; what is deployed from now on has none.
+    if let Err(bad) = config.as_ref().map_or(Ok(()), |config| config.policy.check_lag_limit()) {
+        mistakes.push(format!("policy.{bad}"));
+    }
     match network(cloud, &addresses).await {
         Ok(more) => mistakes.extend(more),
         Err(error) => mistakes.push(format!("the network could not be checked: {error}")),

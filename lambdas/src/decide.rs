@@ -18,6 +18,7 @@
 //! that was read, so it costs nothing when the holder is alive after all; the nominee alone judges by its own clock.
 //! Where something is missing, the answer is [`Action::LookAgain`], and the caller comes back with more.
 
+mod asynchronous;
 mod candidates;
 mod inputs;
 pub mod launch;

@@ -342,6 +342,10 @@ async fn tell_blocked(cloud: &impl Cloud, decision: &Decision, seen: &Observatio
         rule: decision.rule,
         epoch,
         why: decision.reason.clone(),
+        what_to_do: match &decision.action {
+            Action::Block { what_to_do } => what_to_do.clone(),
+            _ => String::new(),
+        },
     });
     tell(cloud, event, Some(decision_record(decision, seen))).await;
 }

@@ -123,6 +123,9 @@ pub struct FailoverBlocked {
     pub rule: Rule,
     pub epoch: Epoch,
     pub why: String,
+    /// For an operator; older functions said nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub what_to_do: String,
 }
 
 /// The network did not match the holder, without a failover under way, and was made to.

@@ -60,7 +60,10 @@ pub struct ResourceHealth {
 pub struct Replica {
     /// A whole image, fit to be opened.
     pub consistent: bool,
-    /// For an asynchronous copy: how far it is behind. `None`: this node replicates synchronously.
+    /// It follows asynchronously, and is never in sync by design. Nodes of before this was told say nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asynchronous: bool,
+    /// For an asynchronous copy: how far it is behind, where it knows. `None` for any other.
     pub lag_ms: Option<Millis>,
 }
 

@@ -202,6 +202,27 @@ impl Policy {
         );
         if bad.is_empty() { Ok(()) } else { Err(bad) }
     }
+
+    /// A setting that breaks nothing and can never do anything: R240's limit, where it is shorter than it takes until a standby tells
+    /// that the holder is silent. By then nobody who follows knows to be less behind. Deployments refuse it; what reads a
+    /// configuration that is in use already goes on with it and says so, or a cluster that runs would be without failover.
+    ///
+    /// # Errors
+    /// The [`BadPolicy`], with both figures.
+    pub fn check_lag_limit(&self) -> Result<(), BadPolicy> {
+        match self.lossy_lag_limit_ms {
+            Some(limit) if limit <= self.suspect_ms => Err(BadPolicy {
+                key: "lossy_lag_limit_ms",
+                value: limit.0.to_string(),
+                allowed: format!(
+                    "more than suspect_ms ({}), or it can never act: so long a holder is silent before anybody says so, and whoever \
+                     follows it is at least as far behind then; allow some seconds more",
+                    self.suspect_ms.0
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Default for Policy {
@@ -308,6 +329,20 @@ mod tests {
             let keys: Vec<_> = refused.check().expect_err(key).iter().map(|bad| bad.key).collect();
             assert_eq!(keys, [key]);
         }
+    }
+
+    #[test]
+    fn a_lag_limit_that_is_over_before_a_holder_is_told_to_be_silent_can_never_act() {
+        let limit = |limit: Option<u64>| Policy { lossy_lag_limit_ms: limit.map(Millis), ..Policy::default() };
+        assert_eq!(limit(None).check_lag_limit(), Ok(()));
+        assert_eq!(limit(Some(1_834)).check_lag_limit(), Ok(()));
+        let bad = limit(Some(1_833)).check_lag_limit().expect_err("never acts");
+        let told = bad.to_string();
+        assert!(
+            told.starts_with("lossy_lag_limit_ms = 1833: more than suspect_ms (1833), or it can never act"),
+            "{told}"
+        );
+        assert_eq!(limit(Some(1_833)).check(), Ok(()), "a cluster that runs with it goes on");
     }
 
     #[test]

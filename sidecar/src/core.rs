@@ -266,8 +266,8 @@ impl Core {
             resources: self.health.borrow().clone(),
             replica: match &self.volumes {
                 Some((volumes, _)) => {
-                    let lag_ms = volumes.lag(clock::now());
-                    lease::heartbeat::Replica { consistent: volumes.is_consistent(), lag_ms }
+                    let (asynchronous, lag_ms) = (volumes.is_asynchronous(), volumes.lag(clock::now()));
+                    lease::heartbeat::Replica { consistent: volumes.is_consistent(), asynchronous, lag_ms }
                 }
                 None => self.base.replica,
             },

@@ -184,6 +184,7 @@ async fn prepare(config: NodeConfig, devices: Vec<LoopDevice>, waits: &Waits) ->
         waits.until("the cluster's configuration", || store::cluster_config(&table, &config.cluster, &state)).await;
     let config_trouble =
         kept_because.map(|error| format!("running on the cluster's configuration of an earlier start: {error}"));
+    let config_trouble = config_trouble.or_else(|| store::futile(&cluster));
     if let Some(problem) = &config_trouble {
         tracing::warn!("{problem}");
     }
@@ -459,7 +460,7 @@ impl Prepared {
             hears: std::collections::BTreeMap::new(),
             resources: Vec::new(),
             // Without volumes every replica is whole, and all of the same.
-            replica: Replica { consistent: true, lag_ms: None },
+            replica: Replica { consistent: true, asynchronous: false, lag_ms: None },
         }
     }
 }

@@ -66,6 +66,7 @@ fn troubles(status: &Value) -> Vec<String> {
     }
     if let Some(alone) = status.pointer("/unprotected_for_ms").and_then(Value::as_u64)
         && list(status, "/members").len() > 1
+        && volumes::followers(status).is_empty()
     {
         found.push(format!("NOT PROTECTED: no standby in sync for {}; look at the other nodes", age(alone)));
     }
@@ -192,18 +193,48 @@ fn outlook(status: &Value) -> String {
     let in_sync = in_sync(status);
     if status.pointer("/holds").and_then(Value::as_bool) == Some(true) {
         let others: Vec<&str> = in_sync.iter().map(String::as_str).filter(|name| *name != node).collect();
-        return if others.is_empty() {
-            format!("If {node} died now: no automatic failover. Bring a standby back in sync.")
-        } else {
-            format!("If {node} died now: {} takes over in {}, nothing lost.", others.join(" or "), about(wait))
+        let followers = volumes::followers(status).join(" or ");
+        return match lossy_limit(status) {
+            _ if !others.is_empty() => {
+                format!("If {node} died now: {} takes over in {}, nothing lost.", others.join(" or "), about(wait))
+            }
+            _ if followers.is_empty() => {
+                format!("If {node} died now: no automatic failover. Bring a standby back in sync.")
+            }
+            Some(limit) => format!(
+                "If {node} died now: {followers} takes over in {} if it is at most {limit} behind then; what it lacks is lost.",
+                about(wait)
+            ),
+            None => format!(
+                "If {node} died now: no automatic failover; {followers} follows asynchronously and takes over by force only, \
+                 without what it lacks."
+            ),
         };
     }
     let holder = text(status, "/beliefs/row/holder/node");
     match (holder.is_empty(), in_sync.iter().any(|name| name == node)) {
         (true, _) => format!("{node} waits to be nominated by the control plane."),
         (false, true) => format!("If {holder} died now: {node} may take over in {}, nothing lost.", about(wait)),
-        (false, false) => format!("If {holder} died now: {node} would NOT take over, it is not in sync."),
+        (false, false) if !volumes::is_asynchronous(status) => {
+            format!("If {holder} died now: {node} would NOT take over, it is not in sync.")
+        }
+        (false, false) => match lossy_limit(status) {
+            Some(limit) => format!(
+                "If {holder} died now: {node} may take over in {} if it is at most {limit} behind then; what it lacks is lost.",
+                about(wait)
+            ),
+            None => format!(
+                "If {holder} died now: {node} would NOT take over, it follows asynchronously: by force only, without what it lacks."
+            ),
+        },
     }
+}
+
+/// How far behind who takes over may be, where this epoch allows a loss at all.
+fn lossy_limit(status: &Value) -> Option<String> {
+    let allowed = status.pointer("/beliefs/row/lossy_ok").and_then(Value::as_bool) == Some(true);
+    let limit = status.pointer("/policy/lossy_lag_limit_ms").and_then(Value::as_u64);
+    limit.filter(|_| allowed).map(span)
 }
 
 /// Members in sync, by name where it is known.
@@ -305,6 +336,45 @@ mod tests {
         assert!(screen.contains("LINK DOWN"), "{screen}");
         assert!(screen.contains("If a died now: no automatic failover."), "{screen}");
         assert!(!is_well(&status));
+    }
+
+    #[test]
+    fn a_standby_that_follows_asynchronously_is_no_failure_and_the_outlook_says_what_is_lost() {
+        let mut status = active();
+        status["unprotected_for_ms"] = json!(250_000);
+        status["beliefs"]["row"]["in_sync"] = json!(["aaaa"]);
+        let peer =
+            json!({"incarnation": "bbbb", "state": "following", "follow": "async", "behind_bytes": 4096, "lag_ms": 80});
+        status["volumes"] = json!({"leads": 8, "consistent": true, "follow": "async", "volumes": [], "peers": [peer]});
+        let screen = render(&status);
+        assert!(is_well(&status), "{screen}");
+        assert!(
+            screen.contains("whole, takes requests in epoch 8; b following (async), 4.0 KiB behind, 0.0 s"),
+            "{screen}"
+        );
+        assert!(
+            screen.contains("no automatic failover; b follows asynchronously and takes over by force only"),
+            "{screen}"
+        );
+        status["policy"]["lossy_lag_limit_ms"] = json!(5_000);
+        assert!(render(&status).contains("by force only"), "the epoch began without it");
+        status["beliefs"]["row"]["lossy_ok"] = json!(true);
+        let screen = render(&status);
+        assert!(
+            screen.contains("b takes over in about 5 s if it is at most 5.0 s behind then; what it lacks is lost"),
+            "{screen}"
+        );
+        // The same on the other side.
+        (status["node"], status["holds"]) = (json!("b"), json!(false));
+        status["me"] = json!({"instance": "i-0b", "incarnation": "bbbb"});
+        status["beliefs"]["role"] = json!("standby");
+        assert!(render(&status).contains("If a died now: b may take over in about 5 s if it is at most 5.0 s behind"));
+        status["beliefs"]["row"]["lossy_ok"] = json!(false);
+        assert!(render(&status).contains("b would NOT take over, it follows asynchronously: by force only"));
+        // Nobody follows: that is one.
+        (status["node"], status["holds"]) = (json!("a"), json!(true));
+        status["volumes"]["peers"][0]["state"] = json!("away");
+        assert!(render(&status).contains("!! NOT PROTECTED"));
     }
 
     #[test]

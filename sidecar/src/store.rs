@@ -103,13 +103,19 @@ pub fn kept_config(state: &StateDir, cluster: &ClusterId) -> Option<ClusterConfi
     }
 }
 
+/// What in a configuration in use can never do anything: no reason not to run on it, and told.
+#[must_use]
+pub fn futile(config: &ClusterConfig) -> Option<String> {
+    config.policy.check_lag_limit().err().map(|bad| format!("the cluster's configuration: policy.{bad}"))
+}
+
 /// Looks once in a while whether the configuration is still the one that this daemon runs on. It is not taken up while
 /// running: members, timers and addresses hold for the life of a process, so that no step of the protocol sees two.
 pub async fn watch_config(table: Table, mine: ClusterConfig, trouble: watch::Sender<Option<String>>) -> Infallible {
     loop {
         tokio::time::sleep(CONFIG_EVERY.into()).await;
         let found = match table.read_config(&mine.cluster).await {
-            Ok(Some(config)) if config == mine => None,
+            Ok(Some(config)) if config == mine => futile(&mine),
             Ok(Some(_)) => Some(CHANGED.to_owned()),
             Ok(None) => {
                 Some("the cluster's configuration was deleted; this node goes on with the one it has".to_owned())

@@ -248,6 +248,12 @@ impl Volumes {
         self.bridge.report().consistent
     }
 
+    /// Whether it follows asynchronously when it does not lead: the configuration's word.
+    #[must_use]
+    pub fn is_asynchronous(&self) -> bool {
+        self.shown.survey.borrow().follow == Follow::Async
+    }
+
     /// For who follows asynchronously and knows it: how far it is behind. `None`: it follows synchronously, or does not know.
     #[must_use]
     pub fn lag(&self, now: Moment) -> Option<Millis> {

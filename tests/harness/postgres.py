@@ -5,14 +5,13 @@ The device is nbdfuse's and a loop device, as on any kernel without an NBD clien
 
 from __future__ import annotations
 
-import subprocess
 from glob import glob
 from pathlib import Path
 
+from . import volumes
 from .cloud import Cloud
 from .cluster import Cluster
 from .network import Network
-from .paths import BINARY
 
 VOLUME_BYTES = 400 << 20
 
@@ -106,12 +105,4 @@ def write(home: Path, virtual_ip: str) -> None:
 
 def make_blank(home: Path) -> None:
     """A new disk, and a replica of nothing on it."""
-    disk = home / "volume.img"
-    if disk.is_symlink():
-        subprocess.run(["dd", "if=/dev/zero", f"of={disk}", "bs=1M", f"count={VOLUME_BYTES >> 20}", "conv=notrunc"], check=True, capture_output=True)
-    else:
-        disk.unlink(missing_ok=True)
-        with disk.open("wb") as file:
-            file.truncate(VOLUME_BYTES)
-    (home / "volume.meta").unlink(missing_ok=True)
-    subprocess.run([BINARY, "volume", "create", "--backing", disk, "--metadata", home / "volume.meta"], check=True, capture_output=True)
+    volumes.make_blank(home, VOLUME_BYTES)

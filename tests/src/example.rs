@@ -100,6 +100,6 @@ pub fn heartbeat(cluster: &str, node: &str) -> Heartbeat {
         beat: Beat(2),
         hears: BTreeMap::new(),
         resources: Vec::new(),
-        replica: Replica { consistent: true, lag_ms: None },
+        replica: Replica { consistent: true, asynchronous: false, lag_ms: None },
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn heartbeat(name: &str) -> Heartbeat {
         beat: Beat(99),
         hears: BTreeMap::new(),
         resources: Vec::new(),
-        replica: Replica { consistent: true, lag_ms: None },
+        replica: Replica { consistent: true, asynchronous: false, lag_ms: None },
     }
 }
 

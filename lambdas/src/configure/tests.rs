@@ -49,6 +49,11 @@ async fn a_bad_one_fails_with_every_mistake_and_changes_nothing() {
             r#"{"cluster":"db","nodes":[{"name":"a","instance":"i-0a"}],"virtual_ips":[{"address":"10.98.0.9","vpc":"vpc-9"}]}"#,
             vec!["vpc-9 does not exist"],
         ),
+        // Nothing would break, and nothing would ever come of it.
+        (
+            r#"{"cluster":"db","nodes":[{"name":"a","instance":"i-0a"}],"policy":{"ttl_ms":3000,"lossy_lag_limit_ms":1000}}"#,
+            vec!["policy.lossy_lag_limit_ms = 1000: more than suspect_ms (1833)"],
+        ),
     ] {
         let cloud = Fake::pair();
         let before = cloud.state().config.clone();

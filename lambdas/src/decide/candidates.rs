@@ -43,6 +43,12 @@ impl Candidate<'_> {
         self.heartbeat.replica.consistent
     }
 
+    /// It is never in sync, by its configuration.
+    pub(super) fn is_asynchronous(&self) -> bool {
+        // Nodes of before the word was told show it by what only these have.
+        self.heartbeat.replica.asynchronous || self.heartbeat.replica.lag_ms.is_some()
+    }
+
     /// A resource failed on it: moving there may only move the failure.
     pub(super) fn ailing(&self) -> bool {
         self.heartbeat.resources.iter().any(|resource| resource.state == "failed")

@@ -1,5 +1,6 @@
 //! R400 and R410: what an operator asks for by hand.
 
+use super::asynchronous;
 use super::candidates::{Candidate, Life, standbys, unmoved};
 use super::rules::{heartbeat_look, members_told, proof_of_death, target_of_move};
 use super::{Action, Decision, Missing, Observation, block, look_again};
@@ -65,8 +66,10 @@ fn named_target(
         return refuse(format!("{to} has no heartbeat that can be believed"), "start its daemon, and look at its log");
     };
     if !target.in_sync || !target.whole() {
-        let why = format!("{to} is not in sync ({})", members_told(row));
-        return refuse(why, "wait until it is; status shows when");
+        let why = format!("{to} is not in sync ({}){}", members_told(row), asynchronous::lag_told(target));
+        let what =
+            if target.is_asynchronous() { asynchronous::MAKE_SYNC } else { "wait until it is; status shows when" };
+        return refuse(why, what);
     }
     match target.life {
         Life::Dead => {
@@ -184,7 +187,8 @@ fn forced_target<'a, 'b>(
         return Err(Box::new(block(R410, why, "restore it from a snapshot, or name another node")));
     }
     if !target.in_sync && !wish.accept_data_loss {
-        let why = format!("{node} is not in sync ({}): acknowledged writes would be lost", members_told(row));
+        let lag = asynchronous::lag_told(target);
+        let why = format!("{node} is not in sync ({}): acknowledged writes would be lost{lag}", members_told(row));
         return Err(Box::new(block(R410, why, "add \"accept_data_loss\":true if that is what you want")));
     }
     match target.life {

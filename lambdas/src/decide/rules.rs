@@ -1,5 +1,6 @@
 //! The automatic rules. What each rests on is in [`lease::rules::Rule`].
 
+use super::asynchronous;
 use super::candidates::{Candidate, Life, standbys, unmoved};
 use super::{Action, Decision, Described, Hint, Missing, Observation, block, launch, look_again, nothing};
 use lease::change::{Founding, Terms};
@@ -111,7 +112,8 @@ pub(super) fn released(seen: &Observation, row: &Row) -> Decision {
     let Some(best) = fit.first() else {
         let why =
             format!("nobody holds the lease and no in-sync node is alive{} ({})", in_vain(seen), members_told(row));
-        return Decision { notes, ..block(Rule::R230, why, FORCE) };
+        let why = why + &asynchronous::told(&all, seen, row);
+        return Decision { notes, ..block(Rule::R230, why, asynchronous::way_out(&all, seen, row)) };
     };
     // A doubtful one is looked at first: a wrong choice costs the whole time that a nominee gets.
     if best.life == Life::Doubtful {
@@ -257,8 +259,13 @@ pub(super) fn target_of_move(
             Err(Box::new(Decision { notes, ..look_again(rule, "which standby is alive?", missing) }))
         }
         None => {
-            let why = format!("no standby that is in sync, alive and healthy ({})", members_told(row));
-            let what = "bring a standby back in sync (leasehold status on it says what is missing); the holder goes on until then";
+            let told = asynchronous::told(&all, seen, row);
+            let why = format!("no standby that is in sync, alive and healthy ({}){told}", members_told(row));
+            let what = if told.is_empty() {
+                "bring a standby back in sync (leasehold status on it says what is missing); the holder goes on until then"
+            } else {
+                asynchronous::MAKE_SYNC
+            };
             Err(Box::new(Decision { notes, ..block(rule, why, what) }))
         }
     }
@@ -272,7 +279,7 @@ fn fit<'a, 'b>(all: &'b [Candidate<'a>], seen: &Observation) -> Vec<&'b Candidat
         .collect()
 }
 
-const FORCE: &str = "bring an in-sync node back; or, giving up the writes that only it has, invoke \
+pub(super) const FORCE: &str = "bring an in-sync node back; or, giving up the writes that only it has, invoke \
                      {\"action\":\"failover\",\"to\":\"<node>\",\"accept_data_loss\":true}";
 
 /// R240 where it is allowed, else R230.
@@ -310,12 +317,13 @@ fn nobody_in_sync(
         }
     }
     let why = format!(
-        "holder {} is silent and no in-sync standby is alive{} ({})",
+        "holder {} is silent and no in-sync standby is alive{} ({}){}",
         holder.node,
         in_vain(seen),
-        members_told(row)
+        members_told(row),
+        asynchronous::told(all, seen, row)
     );
-    Decision { notes, ..block(Rule::R230, why, FORCE) }
+    Decision { notes, ..block(Rule::R230, why, asynchronous::way_out(all, seen, row)) }
 }
 
 fn nominate(

@@ -192,7 +192,7 @@ fn heartbeat(node: &str, fingerprint: &str, address: SocketAddr) -> lease::heart
         beat: Beat(0),
         hears: BTreeMap::new(),
         resources: Vec::new(),
-        replica: lease::heartbeat::Replica { consistent: true, lag_ms: None },
+        replica: lease::heartbeat::Replica { consistent: true, asynchronous: false, lag_ms: None },
     }
 }
 

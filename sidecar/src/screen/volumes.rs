@@ -48,6 +48,18 @@ pub(super) fn rows(status: &Value) -> Vec<(String, String)> {
     vec![("volumes".into(), format!("{}{}", here(volumes), peers.collect::<String>()))]
 }
 
+/// Whether this node's replica follows asynchronously: never in sync, by its configuration.
+pub(super) fn is_asynchronous(status: &Value) -> bool {
+    volumes(status).is_some_and(|volumes| text(volumes, "/follow") == "async")
+}
+
+/// The nodes that follow this one asynchronously, as they are to.
+pub(super) fn followers(status: &Value) -> Vec<String> {
+    let peers = volumes(status).map_or(&[][..], |volumes| list(volumes, "/peers"));
+    let follows = |peer: &&Value| text(peer, "/state") == "following";
+    peers.iter().filter(follows).map(|peer| name_of(status, text(peer, "/incarnation"))).collect()
+}
+
 /// What is wrong, each with what to do.
 pub(super) fn troubles(status: &Value) -> Vec<String> {
     let Some(volumes) = volumes(status) else { return Vec::new() };

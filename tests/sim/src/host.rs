@@ -567,7 +567,11 @@ impl World {
             beat,
             hears: view.hears,
             resources: vec![ResourceHealth { name: "app".into(), state: state.into(), problem: None }],
-            replica: Health { consistent: !volumes || here.volume.is_consistent(), lag_ms: lag },
+            replica: Health {
+                consistent: !volumes || here.volume.is_consistent(),
+                asynchronous: lag.is_some(),
+                lag_ms: lag,
+            },
         };
         let here = &mut self.hosts[host];
         here.seq += 1;

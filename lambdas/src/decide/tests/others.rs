@@ -18,6 +18,49 @@ mod r230_r240_nobody_in_sync {
         assert!(blocked(&decision).contains("\"accept_data_loss\":true"));
     }
 
+    #[test]
+    fn who_follows_asynchronously_is_told_why_it_is_not_in_sync_and_what_stands_in_its_way() {
+        let told = |limit: Option<u64>, lossy_ok, lag, change: &dyn Fn(&mut Observation)| {
+            let mut seen = asynchronous(limit, lossy_ok, lag);
+            beat(&mut seen, "b").heartbeat.replica.asynchronous = true;
+            change(&mut seen);
+            let decision = decide(&seen);
+            assert_eq!(decision.rule, Rule::R230, "{decision:?}");
+            assert!(decision.reason.contains("b has [volumes] follow = \"async\" and is never in sync, by design"));
+            (decision.reason.clone(), blocked(&decision).to_owned())
+        };
+        let as_it_is = |_: &mut Observation| ();
+        let (why, what) = told(None, false, Some(2_000), &as_it_is);
+        assert!(why.contains("2000 ms behind at the most, and without lossy_lag_limit_ms no write is ever given up"));
+        assert!(what.starts_with("bring a back, which loses nothing; or, giving up the writes that b lacks, invoke"));
+        assert!(what.contains("{\"action\":\"failover\",\"to\":\"b\",\"accept_data_loss\":true}"), "{what}");
+        assert!(what.contains("with lossy_lag_limit_ms in the cluster's policy b takes over by itself"), "{what}");
+        let (why, what) = told(Some(5_000), true, Some(5_001), &as_it_is);
+        assert!(why.contains("it is 5001 ms behind at the most, and lossy_lag_limit_ms allows 5000 ms"), "{why}");
+        assert!(!what.contains("lossy_lag_limit_ms"), "{what}");
+        let (why, _) = told(Some(5_000), true, None, &as_it_is);
+        assert!(why.contains("does not know how far it is behind, and lossy_lag_limit_ms allows 5000 ms"), "{why}");
+        let (why, _) = told(Some(1_833), true, Some(1_900), &as_it_is);
+        assert!(
+            why.contains("policy.lossy_lag_limit_ms = 1833: more than suspect_ms (1833), or it can never act"),
+            "{why}"
+        );
+        let (why, _) = told(Some(5_000), false, Some(1), &as_it_is);
+        assert!(why.contains("lossy_lag_limit_ms was set after epoch 7 had begun"), "{why}");
+        let (why, what) =
+            told(Some(5_000), true, Some(1), &|seen| beat(seen, "b").heartbeat.replica.consistent = false);
+        assert!(why.contains("its data is not a whole image"), "{why}");
+        assert!(
+            what.starts_with("bring an in-sync node back"),
+            "nobody is told to force what cannot be opened: {what}"
+        );
+        let (why, _) = told(Some(5_000), true, Some(1), &|seen| {
+            seen.hint = Hint::StoodStill { epoch: Epoch(7), beat: Beat(100) };
+            beat(seen, "b").advanced = Some(false);
+        });
+        assert!(why.contains("and it is not alive"), "{why}");
+    }
+
     fn asynchronous(limit: Option<u64>, lossy_ok: bool, lag: Option<u64>) -> Observation {
         let mut seen = alone();
         seen.config.policy.lossy_lag_limit_ms = limit.map(Millis);

@@ -220,7 +220,7 @@ impl Decider {
             beat: Beat(0),
             hears,
             resources: Vec::new(),
-            replica: Replica { consistent: true, lag_ms: None },
+            replica: Replica { consistent: true, asynchronous: false, lag_ms: None },
         }
     }
 }
