@@ -76,6 +76,8 @@ enum VolumeVerb {
     Verify(verbs::VerifyArgs),
     Resync(verbs::ResyncArgs),
     ForgetPeer(verbs::ForgetArgs),
+    Resize(volume::resize::Args),
+    Discard(volume::discard::Args),
     /// Tell what a replica that is not in use remembers
     DumpMetadata(volume::create::Which),
 }
@@ -119,6 +121,8 @@ fn start(verb: Verb) -> anyhow::Result<ExitCode> {
                     runtime.block_on(volume::serve::run(*args))?;
                 }
                 VolumeVerb::Create(args) => volume::create::run(&args)?,
+                VolumeVerb::Resize(args) => volume::resize::run(&args)?,
+                VolumeVerb::Discard(args) => volume::discard::run(&args)?,
                 VolumeVerb::DumpMetadata(which) => volume::create::dump(&which)?,
                 VolumeVerb::Verify(args) => return asks(verbs::verify(args)),
                 VolumeVerb::Resync(args) => return asks(verbs::resync(args)),

@@ -224,7 +224,7 @@ impl Volumes {
         for peer in report.diverged.difference(&before.diverged) {
             tracing::error!(
                 %peer,
-                "this replica and that one both hold writes that the other never had: both are kept as they are; decide which one counts, wipe the other, and create it anew"
+                "this replica and that one both hold writes that the other never had: both are kept as they are; decide which one counts, and on the other one run `leasehold volume discard` while its daemon is stopped"
             );
         }
         if report.failed && !before.failed {

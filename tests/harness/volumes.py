@@ -139,6 +139,13 @@ def ask(nodes: Cluster, node: str, *words: str, code: int | None = 0) -> str:
     return done["stdout"] + (done["stderr"] if code != 0 else "")
 
 
+def offline(nodes: Cluster, node: str, verb: str, *options: str) -> str:
+    """What `leasehold volume VERB` says of the disks of a node whose daemon is stopped."""
+    home = nodes.files[node].home
+    command = [str(BINARY), "volume", verb, "--backing", str(home / "volume.img"), "--metadata", str(home / "volume.meta"), *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
 def status(nodes: Cluster, node: str) -> dict[str, Any]:
     said = ask(nodes, node, "volume", "status", "--json", code=None)  # it ends with 2 where something is wrong
     return json.loads(said) or {"peers": []}  # null: its daemon still waits for something

@@ -63,7 +63,8 @@ def test_nothing_waits_for_a_follower_that_cannot_be_reached_and_its_lag_is_show
     began = time.monotonic()
     far.cloud.cut(far.active, far.standby, tcp_port=port)
     time.sleep(3 * TTL_S)
-    assert counter.gap(began) < 1.0, f"a write waited for {counter.gap(began):.2f} s"
+    # A member that is cut off holds writes up for peer_silence_ms at the least, and until the row is written.
+    assert counter.gap(began) < 2 / 3 * TTL_S, f"a write waited for {counter.gap(began):.2f} s"
     screen = volumes.ask(far.cluster, far.active, "status", code=2)
     assert f"{far.standby} away (async)" in screen and "!! NOT PROTECTED" in screen, screen
     told = volumes.peer(far.cluster, far.active)
@@ -131,12 +132,14 @@ def test_a_forced_failover_serves_a_prefix_and_the_old_holders_side_is_kept_unti
     assert far.cluster.status().in_sync == 1
     assert volumes.image(far.cluster, far.active).read_bytes() == alone, "what only the old holder has must stay as it is"
     assert volumes.peer(far.cluster, far.standby)["state"] == "diverged"
-    # Somebody decides: it goes on as a new one.
+    # Somebody decides: what only it has is copied aside, and it is resynced.
     far.cluster.stop(far.active)
-    volumes.make_blank(far.cluster.files[far.active].home)
+    aside = far.cluster.files[far.active].home / "aside"
+    volumes.offline(far.cluster, far.active, "discard", "--aside", str(aside), "--yes")
+    copied = aside.read_bytes()
+    assert copied[(kept + 1) * volumes.BLOCK : (told + 1) * volumes.BLOCK] == alone[(kept + 1) * volumes.BLOCK : (told + 1) * volumes.BLOCK]
     far.cluster.start(far.active)
-    following = lambda: "following" in [one["state"] for one in volumes.status(far.cluster, far.standby)["peers"]]  # noqa: E731
-    volumes.wait("it follows", following)
+    volumes.wait("it follows", lambda: volumes.peer(far.cluster, far.standby)["state"] == "following")
     assert database.differing([volumes.image(far.cluster, node) for node in (far.active, far.standby)], 20) == []
 
 

@@ -4,6 +4,7 @@ leads, while it is written to.
 
 import json
 import re
+import subprocess
 import time
 
 import pytest
@@ -124,3 +125,46 @@ def test_a_replica_that_is_gone_is_forgotten_and_compared_as_a_whole_when_it_com
     near.cluster.wait_until("both in sync", lambda status: status.in_sync == 2, 60)
     counter.stop()
     assert equal(near)
+
+
+def test_a_volume_grows_on_one_node_after_the_other_and_is_served_meanwhile(near):
+    """The standby first; its clients see the new size from the switchover on; the other one follows when it has grown, too."""
+    large = volumes.VOLUME_BYTES + (32 << 20)
+
+    def size(node):
+        done = subprocess.run(["nbdinfo", "--size", volumes.uri(near.cluster, node)], check=True, capture_output=True, text=True)
+        return int(done.stdout)
+
+    def grow(node):
+        near.cluster.stop(node)
+        with volumes.image(near.cluster, node).open("r+b") as file:
+            file.truncate(large)
+        told = volumes.offline(near.cluster, node, "resize")
+        assert f"a volume of {large} bytes, {volumes.VOLUME_BYTES} before" in told, told
+        near.cluster.start(node)
+
+    counter = count(near, near.active)
+    counter.wait_for_more(100)
+    began = time.monotonic()
+    grow(near.standby)
+    near.cluster.wait_until("out of the set, and back", lambda status: status.in_sync == 2 and in_step(near), 60)
+    assert counter.gap(began) < 5 and size(near.active) == volumes.VOLUME_BYTES
+    answer = near.cluster.invoke("switchover", to=near.standby)
+    assert answer["outcome"] == "completed", answer
+    near.cluster.wait_serving(near.standby, above_epoch=near.epoch)
+    told = counter.stop()
+    volumes.wait("the new size is served", lambda: size(near.standby) == large)
+    assert volumes.prefix(volumes.image(near.cluster, near.standby), counter) >= told
+    # Who has not grown is no member, and nobody waits for it.
+    near.cluster.wait_until("the smaller one out of the set", lambda status: status.in_sync == 1)
+    later = count(near, near.standby)
+    later.wait_for_more(100)
+    grow(near.active)
+    near.cluster.wait_until("both in sync", lambda status: status.in_sync == 2, 60)
+    later.wait_for_more(100)
+    later.stop()
+    assert equal(near)
+    near.cluster.kill(near.standby, everything=True, hold=True)
+    near.cluster.wait_serving(near.active, above_epoch=near.cluster.status().epoch)
+    volumes.wait("the new size is served", lambda: size(near.active) == large)
+    near.cluster.start(near.standby)

@@ -76,7 +76,9 @@ pub(super) fn troubles(status: &Value) -> Vec<String> {
     for peer in list(volumes, "/peers").iter().filter(|peer| text(peer, "/state") == "diverged") {
         let name = name_of(status, text(peer, "/incarnation"));
         found.push(format!(
-            "{name} and this node both hold writes that the other never had, and both are kept: decide which one counts, and create the other's replica anew"
+            "{name} and this node both hold writes that the other never had, and both are kept: decide which one counts. If it is this one, stop \
+             {name}'s daemon and run `leasehold volume discard` there, which copies aside what is given up; if it is {name}'s, fail over to it \
+             by force"
         ));
     }
     for peer in list(volumes, "/peers").iter().filter(|peer| text(peer, "/state") == "differs") {

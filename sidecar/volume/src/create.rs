@@ -22,7 +22,7 @@ pub struct Which {
 }
 
 impl Which {
-    fn files(&self) -> Files {
+    pub(crate) fn files(&self) -> Files {
         Files { backings: self.backing.clone(), metadata: self.metadata.clone(), buffered: self.buffered }
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`operate`] is what an operator asks of running volumes: status, verification, resync. What a verification does and what becomes of
-//! a copy that differs, how a read error is repaired, and what is not there (another size, above all) says [`core`].
+//! a copy that differs, how a read error is repaired, and what is not there says [`core`].
 //!
 //! [`request`] is the border: a front end knows nothing of what is behind it, and the other way round.
 
@@ -14,6 +14,7 @@ pub mod backing;
 pub mod buffer;
 pub mod core;
 pub mod create;
+pub mod discard;
 pub mod drive;
 pub mod frontends;
 pub mod ids;
@@ -23,5 +24,6 @@ pub mod operate;
 mod readiness;
 pub mod replicate;
 pub mod request;
+pub mod resize;
 pub mod serve;
 pub mod wire;

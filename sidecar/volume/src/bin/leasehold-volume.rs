@@ -18,6 +18,8 @@ struct Cli {
 enum Verb {
     Serve(Box<volume::serve::Args>),
     Create(volume::create::Args),
+    Resize(volume::resize::Args),
+    Discard(volume::discard::Args),
     Verify(verbs::VerifyArgs),
     Resync(verbs::ResyncArgs),
     ForgetPeer(verbs::ForgetArgs),
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         Verb::Resync(args) => return code(verbs::resync(args)),
         Verb::ForgetPeer(args) => return code(verbs::forget(args)),
         Verb::Create(args) => volume::create::run(&args).map_err(Into::into),
+        Verb::Resize(args) => volume::resize::run(&args).map_err(Into::into),
+        Verb::Discard(args) => volume::discard::run(&args).map_err(Into::into),
         Verb::DumpMetadata(which) => volume::create::dump(&which).map_err(Into::into),
     };
     ended(done.map(|()| ExitCode::SUCCESS))

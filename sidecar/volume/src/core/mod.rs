@@ -31,6 +31,8 @@ mod told_async;
 #[cfg(test)]
 mod told_resync;
 #[cfg(test)]
+mod told_sizes;
+#[cfg(test)]
 mod told_verify;
 mod verdict;
 pub mod verify;
@@ -635,13 +637,17 @@ impl Replica {
         }
     }
 
-    /// Of the same cluster and shape, and not this replica itself.
+    /// Of the same cluster, and not this replica itself.
     fn is_kin(&self, other: &Introduction) -> bool {
-        let mine = self.introduction();
+        let mine = self.store.superblock();
         other.lineage == mine.lineage
             && other.incarnation != mine.incarnation
-            && other.chunk_shift == mine.chunk_shift
-            && other.volumes == mine.volumes
+            && other.chunk_shift == mine.geometry.chunk_shift()
+    }
+
+    /// Whether a replica can hold all that who leads has: its volumes are as large, or larger since they were resized.
+    fn holds_all_of(standby: &[u64], primary: &[u64]) -> bool {
+        standby.len() == primary.len() && standby.iter().zip(primary).all(|(standby, primary)| primary <= standby)
     }
 
     /// Whole, durably so, and on a disk that works.

@@ -330,7 +330,7 @@ impl Replica {
     }
 
     fn introduced(&mut self, link: Link, session: Session, them: &Introduction, now: Moment) {
-        if !self.is_kin(them) {
+        if !self.is_kin(them) || !Self::holds_all_of(&them.volumes, self.store.geometry().volumes()) {
             self.out.push(Effect::HangUp { link, why: Bye::Stranger });
             return;
         }
@@ -446,6 +446,8 @@ impl Replica {
             self.lost(link);
             return;
         }
+        // It may have given up what it had alone.
+        primary.diverged.remove(&peer.incarnation);
         let follows = peer.follows;
         if Basis::confirmed(peer.whole, self.store.marks(slot)) != peer.whole {
             self.stop_keeping(slot);

@@ -11,8 +11,8 @@ use super::follower::Lag;
 use super::rules::{is_fenced, is_heard};
 use super::{Effect, Guard, Job, Link, Owner, Replica, Role, verdict};
 use crate::ids::{Generation, PEERS_MAX, Sequence, Session, Span};
-use crate::metadata::{DataState, Slot};
-use crate::wire::{BITMAP_WORDS_MAX, Bye, Frame, Message, ROUNDS, Refusal, Verdict, WRITTEN_RANGES_MAX};
+use crate::metadata::{DataState, Geometry, Slot};
+use crate::wire::{BITMAP_WORDS_MAX, Bye, Frame, Introduction, Message, ROUNDS, Refusal, Verdict, WRITTEN_RANGES_MAX};
 use lease::ids::{Epoch, Incarnation};
 use lease::time::{Millis, Moment};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,6 +39,8 @@ pub(super) struct Standing {
     session: Session,
     /// The primary's place in this replica's superblock.
     primary: Option<Slot>,
+    /// Of the primary's volumes: this replica's may be larger. Nothing is said of what lies behind.
+    sizes: Vec<u64>,
     stage: Stage,
     /// The primary's history, adopted with its image.
     history: Vec<Generation>,
@@ -155,7 +157,8 @@ impl Replica {
             return;
         }
         if let Message::Hello(introduction) = &frame.message {
-            let why = if !self.is_kin(introduction) {
+            let mine = self.store.geometry().volumes();
+            let why = if !self.is_kin(introduction) || !Self::holds_all_of(mine, &introduction.volumes) {
                 Some(Bye::Stranger)
             } else if self.failed {
                 Some(Bye::DiskFailed)
@@ -170,7 +173,7 @@ impl Replica {
                 None if self.is_follower() && introduction.features & ROUNDS == 0 => {
                     self.out.push(Effect::HangUp { link, why: Bye::NotNow });
                 }
-                None => self.meet(link, &frame, &introduction.incarnation.clone()),
+                None => self.meet(link, &frame, introduction),
             }
             return;
         }
@@ -223,18 +226,19 @@ impl Replica {
     }
 
     /// A primary says who it is: whatever came of another session ends.
-    fn meet(&mut self, link: Link, frame: &Frame, primary: &Incarnation) {
+    fn meet(&mut self, link: Link, frame: &Frame, introduction: &Introduction) {
         if let Some(old) = self.standing().map(|standing| standing.link) {
             self.out.push(Effect::HangUp { link: old, why: Bye::Closing });
             self.end_session();
         }
-        let primary = self.store.slot(primary, |_| false);
+        let primary = self.store.slot(&introduction.incarnation, |_| false);
         let caps = Message::Caps(self.introduction());
         let standing = Standing {
             link,
             epoch: frame.epoch,
             session: frame.session,
             primary,
+            sizes: introduction.volumes.clone(),
             stage: Stage::Introduced,
             history: Vec::new(),
             taken: Sequence(0),
@@ -313,7 +317,7 @@ impl Replica {
             return;
         }
         standing.stage = Stage::Streaming;
-        let (link, primary) = (standing.link, standing.primary);
+        let (link, primary, sizes) = (standing.link, standing.primary, standing.sizes.clone());
         let epoch = standing.epoch;
         let mut say = vec![Message::Generations(completed.into_iter().collect())];
         if let Some(round) = self.reached_of(epoch).filter(|_| self.is_follower()) {
@@ -321,8 +325,11 @@ impl Replica {
         }
         if let Some(slot) = primary {
             let next = |from| self.store.next_marked(slot, from);
+            let mine = self.store.geometry();
+            // By the primary's numbers.
+            let theirs = Geometry::new(sizes, mine.chunk_shift(), mine.slots()).ok();
             let words: Vec<(u32, u64)> = std::iter::successors(next(0), |extent| next(extent + 1))
-                .map(|extent| (extent, self.store.marked(slot, extent)))
+                .filter_map(|extent| Some((mine.extent_in(extent, theirs.as_ref()?)?, self.store.marked(slot, extent))))
                 .collect();
             let count = words.len().div_ceil(BITMAP_WORDS_MAX);
             for (number, words) in words.chunks(BITMAP_WORDS_MAX).enumerate() {
@@ -497,7 +504,7 @@ impl Replica {
         }
         let equal = |standing: &mut Standing| standing.equal.take_if(|(at, _)| *at <= up_to);
         if let Some((_, slots)) = self.standing().and_then(equal) {
-            slots.into_iter().for_each(|slot| self.store.clear_all(slot));
+            slots.into_iter().for_each(|slot| self.has_all_of_primary(slot));
         }
         let probe = self.probe();
         if let Some(standing) = self.standing() {
@@ -589,15 +596,21 @@ impl Replica {
             superblock.generations.clear();
             history.into_iter().chain(latest).for_each(|generation| superblock.begin(generation));
         });
-        primary.into_iter().for_each(|slot| self.store.clear_all(slot));
+        primary.into_iter().for_each(|slot| self.has_all_of_primary(slot));
         if self.omits(Guard::KeepForCompanions) {
             let companions = self.standing().map(|standing| standing.companions.clone());
-            companions.into_iter().flatten().for_each(|slot| self.store.clear_all(slot));
+            companions.into_iter().flatten().for_each(|slot| self.has_all_of_primary(slot));
         }
         if let Some(standing) = self.standing() {
             standing.hold = Some(Hold::Saving { at, version, then: Then::InSync });
         }
         self.whole_version = version;
+    }
+
+    /// This one has what this replica has, and the primary; of what only larger volumes have nobody has said anything.
+    fn has_all_of_primary(&mut self, slot: Slot) {
+        let Some(sizes) = self.standing().map(|standing| standing.sizes.clone()) else { return };
+        self.store.clear_within(slot, &sizes);
     }
 
     /// Whole, durably: say so to the primary, and to the node.

@@ -481,3 +481,20 @@ fn a_member_without_marks_is_met_before_anything_is_shown() {
     told.disk();
     assert_eq!(told.answers.len(), 1);
 }
+
+/// Found by a scenario: it was told to operators as diverged for as long as the epoch lasted, and followed all the while.
+#[test]
+fn who_has_given_up_what_it_alone_had_is_not_called_diverged_any_more() {
+    let mut told = Told::leading(4, BTreeSet::new());
+    let says = |told: &mut Told, session: u64, message| {
+        let frame = Frame { epoch: Epoch(1), session: Session(session), sequence: Sequence(0), message };
+        told.step(Event::Received { link: LINK, frame });
+    };
+    for (session, completed, diverged) in [(1, Some(Generation { epoch: Epoch(9), turn: 0 }), true), (2, None, false)] {
+        told.step(Event::Connected { link: LINK });
+        says(&mut told, session, Message::Caps(other()));
+        says(&mut told, session, Message::Generations(completed.into_iter().collect()));
+        says(&mut told, session, Message::Promised);
+        assert_eq!(told.report.diverged.contains(&name("other")), diverged, "{:?}", told.report);
+    }
+}

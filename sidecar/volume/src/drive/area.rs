@@ -5,10 +5,11 @@
 //!   tail:       volume (whole pages) | area | locator: one page that says where the area begins
 //! ```
 
+use super::resize;
 use crate::backing::disk::{Disk, OpenError, Options};
 use crate::backing::{Backing, Engine, StartError};
 use crate::buffer::Pool;
-use crate::metadata::{Geometry, Locator, PAGE, PageFault, Recovery, Refused, Store, Unfit};
+use crate::metadata::{Geometry, Locator, PAGE, PageFault, Recovery, Refused, Store, Unfit, Ungrown};
 use crate::request::{Device, Done, Request, Volume as _};
 use bytes::Bytes;
 use lease::ids::{Incarnation, Lineage};
@@ -58,22 +59,32 @@ pub enum AreaError {
     #[error("{path} has {bytes} bytes: too few for a volume and its metadata of {needed} bytes")]
     Small { path: PathBuf, bytes: u64, needed: u64 },
     #[error(
-        "{path}: no part of it says where metadata lies ({fault}): make it a replica with `leasehold volume create`, or name its --metadata FILE"
+        "{path}: no part of it says where metadata lies ({fault}): make it a replica with `leasehold volume create`, or name its --metadata FILE; if it was made larger since, run `leasehold volume resize` first"
     )]
     NoLocator { path: PathBuf, fault: PageFault },
     #[error("{path}: {source}")]
     Refused { path: PathBuf, source: Refused },
     #[error(
-        "{path} has {bytes} bytes, its metadata knows a volume of {known}: this is another device, or it was resized"
+        "{path} has {bytes} bytes, its metadata knows a volume of {known}: this is another device, or it was made smaller; a volume never is: give it its size back"
     )]
     Size { path: PathBuf, bytes: u64, known: u64 },
+    #[error(
+        "{path}: a resize of this replica was cut off, and {journal} says how it goes on: run `leasehold volume resize` again, with the same files"
+    )]
+    CutOff { path: PathBuf, journal: PathBuf },
+    #[error(
+        "{path} has no room for its new metadata behind the old: make it at least {needed} bytes larger, and run this again"
+    )]
+    NoRoom { path: PathBuf, needed: u64 },
+    #[error(transparent)]
+    Ungrown(#[from] Ungrown),
     #[error("{given} backings are named, the metadata knows {known} volumes")]
     Count { given: usize, known: usize },
     #[error(transparent)]
     Unfit(#[from] Unfit),
 }
 
-fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> AreaError + use<> {
+pub(super) fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> AreaError + use<> {
     let path = path.to_owned();
     move |source| AreaError::Io { path, what, source }
 }
@@ -88,7 +99,7 @@ pub struct Files {
 }
 
 impl Files {
-    fn options(&self, path: &Path) -> Options {
+    pub(super) fn options(&self, path: &Path) -> Options {
         Options { path: path.to_owned(), read_only: false, buffered: self.buffered }
     }
 
@@ -104,7 +115,6 @@ impl Files {
             .iter()
             .map(|path| Disk::open(&self.options(path), pool.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        let whole = |bytes: u64| bytes / PAGE64 * PAGE64;
         let sizes: Vec<u64> = disks.iter().map(|disk| whole(disk.geometry().size_bytes)).collect();
         let geometry = Geometry::new(sizes.clone(), shape.chunk_shift, shape.slots)?;
         if let Some(path) = &self.metadata {
@@ -147,16 +157,21 @@ impl Files {
         Ok(geometry)
     }
 
+    /// Opens the volumes' files: locked for this process.
+    pub(super) fn open_backings(&self, engine: Option<Engine>, pool: &Pool) -> Result<Vec<Backing>, AreaError> {
+        let open = |path: &PathBuf| Backing::open(&self.options(path), engine, pool.clone());
+        Ok(self.backings.iter().map(open).collect::<Result<Vec<_>, _>>()?)
+    }
+
     /// Opens the replica: everything of it is locked for this process.
     ///
     /// # Errors
     /// [`AreaError`].
     pub fn open(&self, engine: Option<Engine>, pool: &Pool) -> Result<Opened, AreaError> {
-        let backings = self
-            .backings
-            .iter()
-            .map(|path| Backing::open(&self.options(path), engine, pool.clone()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let backings = self.open_backings(engine, pool)?;
+        if let Some(path) = self.metadata.as_deref().filter(|path| resize::journal_of(path).exists()) {
+            return Err(AreaError::CutOff { path: path.to_owned(), journal: resize::journal_of(path) });
+        }
         let (path, area, at) = match &self.metadata {
             Some(path) => (path, Backing::open(&self.options(path), engine, pool.clone())?, 0),
             None => {
@@ -185,6 +200,11 @@ impl Files {
     }
 }
 
+/// What of a disk is used: whole pages.
+pub(super) fn whole(bytes: u64) -> u64 {
+    bytes / PAGE64 * PAGE64
+}
+
 /// Whether this backing holds a replica's metadata at its end.
 #[must_use]
 pub fn has_locator(backing: &Backing) -> bool {
@@ -211,6 +231,18 @@ impl Opened {
     pub fn rename(&mut self, incarnation: Incarnation) -> Result<(), AreaError> {
         let path = PathBuf::from("the metadata");
         for page in self.store.rename(incarnation) {
+            write_pages(self.area.disk(), &path, self.at, vec![page], &Pool::default())?;
+        }
+        Ok(())
+    }
+
+    /// What this replica has completed as primary does not count any more, durably: it is resynced by whoever leads.
+    ///
+    /// # Errors
+    /// [`AreaError::Io`].
+    pub fn give_up(&mut self) -> Result<(), AreaError> {
+        let path = PathBuf::from("the metadata");
+        for page in self.store.give_up() {
             write_pages(self.area.disk(), &path, self.at, vec![page], &Pool::default())?;
         }
         Ok(())
@@ -250,7 +282,7 @@ impl fmt::Debug for Area {
 }
 
 /// `None`: it can not be read.
-fn read_page(disk: &Disk, at: u64, pool: &Pool) -> Option<Bytes> {
+pub(super) fn read_page(disk: &Disk, at: u64, pool: &Pool) -> Option<Bytes> {
     if at.checked_add(PAGE64)? > disk.geometry().size_bytes {
         return None;
     }
@@ -263,18 +295,29 @@ fn is_blank(disk: &Disk, from: u64, to: u64, pool: &Pool) -> bool {
     (from..to).step_by(PAGE).all(|at| read_page(disk, at, pool).is_some_and(|page| page.iter().all(|byte| *byte == 0)))
 }
 
-fn write_pages(disk: &Disk, path: &Path, base: u64, pages: Vec<(u64, Bytes)>, pool: &Pool) -> Result<(), AreaError> {
+pub(super) fn write_pages(
+    disk: &Disk,
+    path: &Path,
+    base: u64,
+    pages: Vec<(u64, Bytes)>,
+    pool: &Pool,
+) -> Result<(), AreaError> {
     let refused = |refusal: crate::request::Refusal| io::Error::other(refusal.to_string());
     for (at, page) in pages {
+        #[cfg(test)]
+        resize::tests::crash::writes(path, base + at, &page)?;
         let mut aligned = pool.take(PAGE);
         aligned.as_mut().copy_from_slice(&page);
         disk.write(base + at, aligned.as_ref(), false).map_err(refused).map_err(failed(path, "written"))?;
     }
-    disk.flush().map_err(refused).map_err(failed(path, "made durable"))
+    disk.flush().map_err(refused).map_err(failed(path, "made durable"))?;
+    #[cfg(test)]
+    resize::tests::crash::flushed();
+    Ok(())
 }
 
 /// A new file is there after a crash only once its folder says so.
-fn sync_folder(path: &Path) -> Result<(), AreaError> {
+pub(super) fn sync_folder(path: &Path) -> Result<(), AreaError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(failed(folder, "made durable"))

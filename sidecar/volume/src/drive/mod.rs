@@ -17,6 +17,7 @@ mod lane;
 mod link;
 mod log;
 mod progress;
+pub mod resize;
 
 pub(crate) use clock::now;
 pub use driver::{Admission, Driver};

@@ -20,7 +20,7 @@ pub(super) const RING: u64 = 64;
 const RING_AT: u64 = 4;
 const BITMAPS_AT: u64 = RING_AT + RING;
 
-/// The shape of a group: fixed when it is formatted.
+/// The shape of a group: fixed when it is formatted, but for volumes that become larger ([`super::grown`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
     chunk_shift: u8,
@@ -116,6 +116,25 @@ impl Geometry {
         let at = within << self.chunk_shift;
         let len = (self.volumes[volume].saturating_sub(at)).min(1 << self.chunk_shift);
         Span { volume: VolumeNo(u32::try_from(volume).expect("few volumes")), at, len }
+    }
+
+    /// The number that this extent has where volumes have other sizes; `None`: it begins behind their ends.
+    #[must_use]
+    pub fn extent_in(&self, extent: u32, other: &Geometry) -> Option<u32> {
+        let first = Span { len: 1, ..self.chunk(extent, 0) };
+        other.holds(first).then(|| other.touched(first).next().expect("a byte lies in an extent").0)
+    }
+
+    /// The chunks of an extent that lie as a whole within volumes of these sizes.
+    #[must_use]
+    pub fn within(&self, extent: u32, volumes: &[u64]) -> u64 {
+        let first = self.chunk(extent, 0);
+        let (mine, theirs) = (self.volumes[first.volume.0 as usize], volumes[first.volume.0 as usize]);
+        if theirs >= mine {
+            return self.full(extent);
+        }
+        let chunks = theirs.saturating_sub(first.at) >> self.chunk_shift;
+        if chunks >= EXTENT_CHUNKS { u64::MAX } else { (1 << chunks) - 1 }
     }
 
     /// The chunks that an extent really has: the last one of a volume may end early.

@@ -32,6 +32,7 @@
 mod activity;
 mod bitmap;
 mod geometry;
+mod grow;
 mod locator;
 mod page;
 mod store;
@@ -40,6 +41,7 @@ mod superblock;
 mod tests;
 
 pub use geometry::{EXTENT_CHUNKS, Geometry, Unfit};
+pub use grow::{Ungrown, grown};
 pub use locator::Locator;
 pub use page::{PAGE, PageFault};
 pub use store::{Batch, Recovery, Store};

@@ -181,6 +181,14 @@ impl Store {
         [0, 1].map(|copy| (copy * PAGE as u64, self.superblock.encode(self.version)))
     }
 
+    /// Nothing that it has completed as primary counts any more: whoever leads need not know of it. Its marks stay, and say what is to
+    /// be copied over. Before anything else is done; the pages must be durable, one after the other.
+    pub fn give_up(&mut self) -> [(u64, Bytes); 2] {
+        self.change(|superblock| superblock.completed = None);
+        self.copies = [self.version; 2];
+        [0, 1].map(|copy| (copy * PAGE as u64, self.superblock.encode(self.version)))
+    }
+
     /// The version of the superblock that both copies have reached, durably.
     #[must_use]
     pub fn saved(&self) -> u64 {
@@ -279,6 +287,14 @@ impl Store {
     pub fn clear_all(&mut self, slot: Slot) {
         for extent in 0..self.geometry().extents() {
             self.clear(slot, extent, u64::MAX);
+        }
+    }
+
+    /// The same of all that lies as a whole within volumes of these sizes.
+    pub fn clear_within(&mut self, slot: Slot, volumes: &[u64]) {
+        for extent in 0..self.geometry().extents() {
+            let mask = self.geometry().within(extent, volumes);
+            self.clear(slot, extent, mask);
         }
     }
 

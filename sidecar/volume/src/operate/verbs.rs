@@ -144,7 +144,7 @@ pub async fn forget(args: ForgetArgs) -> Result<ExitCode, VerbError> {
 }
 
 /// Asks at the terminal; without one nobody can be asked.
-fn confirm(yes: bool) -> Result<(), VerbError> {
+pub(crate) fn confirm(yes: bool) -> Result<(), VerbError> {
     if yes {
         return Ok(());
     }
