@@ -157,6 +157,7 @@ def test_a_volume_grows_on_one_node_after_the_other_and_is_served_meanwhile(near
     assert volumes.prefix(volumes.image(near.cluster, near.standby), counter) >= told
     # Who has not grown is no member, and nobody waits for it.
     near.cluster.wait_until("the smaller one out of the set", lambda status: status.in_sync == 1)
+    volumes.wait("why is told", lambda: "`leasehold volume resize` makes a volume larger" in near.logs()[near.standby])
     later = count(near, near.standby)
     later.wait_for_more(100)
     grow(near.active)

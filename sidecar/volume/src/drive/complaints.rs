@@ -16,15 +16,32 @@ impl Complaints {
     /// This side ended a connection.
     pub(super) fn hung_up(&mut self, why: Bye) {
         if why != Bye::Closing && is_news(&mut self.here, why, clock::now()) {
-            tracing::warn!(?why, "hanging up on a peer");
+            tracing::warn!(?why, "hanging up on a peer: {}", meaning(why));
         }
     }
 
     /// The other side did.
     pub(super) fn was_hung_up_on(&mut self, why: Bye) {
         if why != Bye::Closing && is_news(&mut self.there, why, clock::now()) {
-            tracing::warn!(?why, "a peer hung up");
+            tracing::warn!(?why, "a peer hung up: {}", meaning(why));
         }
+    }
+}
+
+/// For operators: what it means, and what to do where somebody must.
+fn meaning(why: Bye) -> &'static str {
+    match why {
+        Bye::Closing => "in order",
+        Bye::Stranger => {
+            "it is of another cluster, has other chunks or another number of volumes, or one that is smaller than where the volumes are led: \
+             compare `leasehold volume dump-metadata` of both; `leasehold volume resize` makes a volume larger"
+        }
+        Bye::NotNow => "writes of this epoch are not let in at present; it is tried again",
+        Bye::Diverged => {
+            "both hold writes that the other never had: `leasehold volume status` where the volumes are led says what to do"
+        }
+        Bye::DiskFailed => "the disk under the volumes failed, or stands still",
+        Bye::Confused => "a frame did not fit; if it happens again, see that both are of the same release",
     }
 }
 
