@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use volume::core::Follow;
+use volume::core::rate::Limits;
 use volume::frontends::device;
-use volume::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST};
+use volume::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST, resync_limits};
 
 /// `node.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,7 @@ pub struct VolumesConfig {
     pub metadata: Option<PathBuf>,
     /// How fast a verification reads, in MiB a second, on each node that it compares.
     pub verify_mib_s: u64,
+    pub resync: Limits,
     /// How this node's replica follows whoever is active.
     pub follow: Follow,
     pub volumes: Vec<VolumeConfig>,
@@ -128,8 +130,14 @@ impl NodeConfig {
         let fence = top.table("fence", |fence| fence.required("command", "the command that reboots", command));
         let group = top.table("volumes", |group| {
             let (listen, metadata) = (group.optional("listen", socket), group.optional("metadata", absolute));
-            let verify = group.optional("verify_mib_s", verify_rate);
-            Some((listen, metadata, verify, group.optional("follow", follow)))
+            let verify = group.optional("verify_mib_s", rate);
+            let floor = group.optional("resync_floor_mib_s", rate);
+            let ceiling = group.optional("resync_ceiling_mib_s", rate);
+            let resync = resync_limits(floor, ceiling).unwrap_or_else(|why| {
+                group.bad("resync_ceiling_mib_s", &why);
+                Limits::default()
+            });
+            Some((listen, metadata, verify, group.optional("follow", follow), resync))
         });
         let volumes = top.tables("volume", volume);
         if volumes.iter().map(|volume| &volume.name).collect::<BTreeSet<_>>().len() != volumes.len() {
@@ -164,10 +172,10 @@ impl NodeConfig {
                 cgroup,
                 fence,
                 volumes: (!volumes.is_empty()).then(|| {
-                    let (listen, metadata, verify, follow) = group.unwrap_or_default();
+                    let (listen, metadata, verify, follow, resync) = group.unwrap_or_default();
                     let listen = listen.unwrap_or_else(default_volumes_listen);
                     let (verify_mib_s, follow) = (verify.unwrap_or(VERIFY_MIB_S), follow.unwrap_or_default());
-                    VolumesConfig { listen, metadata, verify_mib_s, follow, volumes }
+                    VolumesConfig { listen, metadata, verify_mib_s, follow, resync, volumes }
                 }),
                 resources,
             }),
@@ -187,7 +195,7 @@ fn default_volumes_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7401))
 }
 
-fn verify_rate(value: &Value) -> Result<u64, String> {
+fn rate(value: &Value) -> Result<u64, String> {
     let rate = number(value)?;
     let allowed = VERIFY_MIB_S_LEAST..=VERIFY_MIB_S_MOST;
     let why = || format!("MiB a second, from {VERIFY_MIB_S_LEAST} (slower, it never ends) to {VERIFY_MIB_S_MOST}");
@@ -384,6 +392,16 @@ mod tests {
             .expect("one");
         assert_eq!((volumes.listen, volumes.metadata), (default_volumes_listen(), None));
         assert_eq!((volumes.verify_mib_s, volumes.follow), (32, Follow::Sync));
+        assert_eq!(volumes.resync, Limits { floor: 8 << 20, ceiling: u64::MAX });
+        let paced =
+            |keys: &str| read(&format!("{least}[volumes]\n{keys}\n[[volume]]\nname='data'\nbacking='/dev/sdb'"));
+        let resync = |keys: &str| paced(keys).expect("good").volumes.expect("one").resync;
+        assert_eq!(resync("resync_floor_mib_s=3\nresync_ceiling_mib_s=4"), Limits { floor: 3 << 20, ceiling: 4 << 20 });
+        assert_eq!(resync("resync_ceiling_mib_s=4"), Limits { floor: 4 << 20, ceiling: 4 << 20 });
+        let told = paced("resync_floor_mib_s=5\nresync_ceiling_mib_s=4").expect_err("upside down").to_string();
+        assert!(told.contains("volumes.resync_ceiling_mib_s") && told.contains("floor, which is 5 MiB"), "{told}");
+        let told = paced("resync_floor_mib_s=0").expect_err("it would never end").to_string();
+        assert!(told.contains("volumes.resync_floor_mib_s = 0: MiB a second, from 1"), "{told}");
         let asynchronous = format!("{least}[volumes]\nfollow='async'\n[[volume]]\nname='data'\nbacking='/dev/nvme1n1'");
         assert_eq!(read(&asynchronous).expect("good").volumes.expect("one").follow, Follow::Async);
         assert_eq!(volumes.volumes[0].socket.as_deref(), Some(Path::new("/run/leasehold/data.sock")));

@@ -174,6 +174,7 @@ impl Volumes {
             life: life(),
             write_through: false,
             follow: config.follow,
+            resync: config.resync,
             listener: Some(listener),
             security,
             exports,
@@ -319,6 +320,7 @@ mod tests {
             metadata: Some(folder.join("metadata")),
             verify_mib_s: volume::operate::VERIFY_MIB_S,
             follow: volume::core::Follow::Sync,
+            resync: volume::core::rate::Limits::default(),
             volumes: vec![VolumeConfig {
                 name: "data".into(),
                 backing,

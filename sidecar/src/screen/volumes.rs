@@ -134,7 +134,11 @@ fn there(peer: &Value) -> String {
     }
     let rate = number(peer, "/copied_bytes_s");
     let end = match behind.checked_div(rate) {
-        Some(seconds) if state == "copying" => format!(", {}/s, {} left", bytes(rate), super::age(seconds * 1_000)),
+        Some(seconds) if state == "copying" => {
+            let held = number(peer, "/held_to_bytes_s");
+            let held = if held == 0 { String::new() } else { format!(" (held to {}/s)", bytes(held)) };
+            format!(", {}/s{held}, {} left", bytes(rate), super::age(seconds * 1_000))
+        }
         _ => String::new(),
     };
     format!("{state}, {} behind{end}", bytes(behind))

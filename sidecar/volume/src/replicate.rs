@@ -5,6 +5,7 @@
 
 use crate::backing::Engine;
 use crate::buffer::Pool;
+use crate::core::rate::Limits;
 use crate::core::{Event, Follow, Report};
 use crate::drive::area::{AreaError, Files};
 use crate::drive::group::{DeviceState, Export, Group, GroupError};
@@ -69,6 +70,7 @@ pub async fn run(
     files: &Files,
     engine: Option<Engine>,
     write_through: bool,
+    resync: Limits,
     role: Role,
     admin: Option<Admin>,
     stop: impl Future<Output = ()>,
@@ -104,6 +106,7 @@ pub async fn run(
         life: life(),
         write_through,
         follow,
+        resync,
         listener,
         security: Security::Plain,
         exports,

@@ -15,7 +15,7 @@ use crate::nbd::connection::Farewell;
 use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
 use crate::nbd::tls::{self, TlsError};
-use crate::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST};
+use crate::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST, resync_limits};
 use crate::replicate::{self, Admin, Role};
 use crate::request::Volume;
 use std::io;
@@ -112,6 +112,12 @@ pub struct Args {
     /// How fast a verification reads, in MiB a second, on each side
     #[arg(long, value_name = "MIB", requires = "admin", default_value_t = VERIFY_MIB_S, value_parser = clap::value_parser!(u64).range(VERIFY_MIB_S_LEAST..=VERIFY_MIB_S_MOST))]
     pub verify_rate: u64,
+    /// How fast another is brought up to date at least, in MiB a second, whatever that does to the clients' writes
+    #[arg(long, value_name = "MIB", requires = "peer", value_parser = clap::value_parser!(u64).range(1..=VERIFY_MIB_S_MOST))]
+    pub resync_floor: Option<u64>,
+    /// And at most, even where nobody writes; without it, as fast as it goes
+    #[arg(long, value_name = "MIB", requires = "peer", value_parser = clap::value_parser!(u64).range(1..=VERIFY_MIB_S_MOST))]
+    pub resync_ceiling: Option<u64>,
     /// Offer clients no volatile cache: each write is durable everywhere before it is answered
     #[arg(long, requires = "peer")]
     pub write_through: bool,
@@ -139,6 +145,8 @@ pub enum ServeError {
     IsReplica { path: PathBuf },
     #[error(transparent)]
     Replicate(#[from] crate::replicate::ReplicateError),
+    #[error("--resync-ceiling: {0}")]
+    ResyncCeiling(String),
     #[error("--export: a name has at most 4096 bytes and no NUL")]
     Name,
     #[error(transparent)]
@@ -282,7 +290,8 @@ async fn replicated(
         }
     };
     let admin = args.admin.clone().map(|socket| Admin { socket, verify_mib_s: args.verify_rate });
-    replicate::run(&files, args.engine, args.write_through, role, admin, stop).await?;
+    let resync = resync_limits(args.resync_floor, args.resync_ceiling).map_err(ServeError::ResyncCeiling)?;
+    replicate::run(&files, args.engine, args.write_through, resync, role, admin, stop).await?;
     Ok(())
 }
 

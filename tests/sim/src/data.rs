@@ -19,6 +19,7 @@ use bridge::Bridge;
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use volume::core::rate::Limits;
 use volume::core::{Answer, Ask, Effect, Event, Follow, Io, Job, Notice, Replica as Machine, Report, RequestId, Setup};
 use volume::ids::{Digest, Life, Span, VolumeNo};
 use volume::metadata::{Batch, DataState, Geometry, PAGE, Recovery, Store, unclaimed};
@@ -331,7 +332,7 @@ impl World {
             }
             here.replica.meta.flushed(usize::MAX);
         }
-        let setup = Setup { life: Life(here.life), write_through, follow: Follow::Sync };
+        let setup = Setup { life: Life(here.life), write_through, follow: Follow::Sync, resync: Limits::default() };
         here.volume = Volume::new(self.weather.nodes);
         here.volume.machine = Some(Machine::new(setup, store, recovery.is_guess()));
         self.step_volume(host, Event::Tick);

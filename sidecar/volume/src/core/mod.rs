@@ -16,6 +16,7 @@ mod pace;
 mod peer;
 mod primary;
 mod ranges;
+pub mod rate;
 mod repair;
 mod resync;
 pub mod rules;
@@ -390,6 +391,8 @@ pub struct Setup {
     pub write_through: bool,
     /// How this replica follows whoever leads.
     pub follow: Follow,
+    /// How fast it brings others up to date, as holder.
+    pub resync: rate::Limits,
 }
 
 /// Whose a work is.

@@ -1,5 +1,6 @@
 //! What a write costs the machines, without disks and sockets: `cargo test --release -p volume pace -- --ignored --nocapture`.
 
+use super::rate::Limits;
 use super::{Answer, Ask, Effect, Event, Follow, Job, Link, Replica, RequestId, Setup};
 use crate::ids::{Life, Span, VolumeNo};
 use crate::metadata::{Geometry, Store};
@@ -29,7 +30,11 @@ fn side(name: &str, size: u64) -> Side {
     let geometry = Geometry::new(vec![size], 16, 4096).expect("it fits");
     let name = Incarnation::new(name).expect("a name");
     let (store, _) = Store::format(Lineage::new("l").expect("a name"), name, geometry);
-    let machine = Replica::new(Setup { life: Life(1), write_through: true, follow: Follow::Sync }, store, false);
+    let machine = Replica::new(
+        Setup { life: Life(1), write_through: true, follow: Follow::Sync, resync: Limits::default() },
+        store,
+        false,
+    );
     Side { machine, events: VecDeque::new(), spent: Duration::ZERO, steps: 0 }
 }
 

@@ -145,6 +145,11 @@ impl Peer {
         self.dialogue.as_ref().is_some_and(|dialogue| dialogue.stage == Stage::InSync)
     }
 
+    /// It is being brought up to date.
+    pub(super) fn is_copied_to(&self) -> bool {
+        self.dialogue.as_ref().is_some_and(|dialogue| dialogue.stage == Stage::Resyncing)
+    }
+
     /// It was met in this epoch.
     pub(super) fn is_met(&self) -> bool {
         self.life.is_some()

@@ -8,6 +8,7 @@
 
 use super::peer::Peer;
 use super::ranges::Ranges;
+use super::rate::Rate;
 use super::repair::Repairs;
 use super::rules::{Basis, Owed, Peers, bit};
 use super::verify::Run;
@@ -26,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A write that is not answered, or not durable everywhere.
 #[derive(Debug)]
 pub(super) struct Op {
+    asked: Moment,
     /// Until it is answered.
     request: Option<RequestId>,
     pub(super) job: Job,
@@ -112,6 +114,8 @@ pub(super) struct Primary {
     /// The round of what starts now, unless something was answered for good in it: then it is over.
     pub(super) round: u64,
     pub(super) round_over: bool,
+    /// Of the resyncs.
+    pub(super) rate: Rate,
 }
 
 impl Primary {
@@ -233,6 +237,7 @@ impl Replica {
             repairs: Repairs::default(),
             round: 0,
             round_over: false,
+            rate: Rate::new(self.setup.resync, now),
         }));
         self.intact = true;
         // What this replica took as a standby and has not flushed: no peer is compared with it before it is durable here.
@@ -314,6 +319,7 @@ impl Replica {
         primary.next_op += 1;
         let number = primary.next_op;
         let op = Op {
+            asked: now,
             request: Some(id),
             job: job.clone(),
             span,
@@ -434,7 +440,7 @@ impl Replica {
         self.let_go();
         self.begin_asked();
         self.turn();
-        self.pump();
+        self.pump(now);
         let Role::Leading(primary) = &mut self.role else { return };
         let pressed = self.store.is_full() && primary.flush_begun == primary.flush_ended && primary.uncovered > 0;
         if primary.unflushed >= FLUSH_BYTES || primary.uncovered >= FLUSH_WRITES || pressed {
@@ -526,6 +532,7 @@ impl Replica {
         let heard_of = std::mem::take(&mut primary.heard_of);
         let quorum = if all { primary.quorum() } else { Some(0) };
         let Some(quorum) = quorum else { return };
+        let (copies, now) = (primary.is_copying(), self.now);
         let candidates: Vec<u64> = if looks_at_all { primary.open.iter().copied().collect() } else { heard_of };
         for number in candidates {
             let Some(op) = primary.ops.get_mut(&number) else { continue };
@@ -537,6 +544,7 @@ impl Replica {
             primary.open_ranges.remove(number, op.span);
             primary.retire |= op.is_over(primary.flush_ended);
             primary.round_over |= op.job.is_fua();
+            primary.rate.answered(now.boottime_us.saturating_sub(op.asked.boottime_us), copies);
             std::mem::take(&mut op.readers).into_iter().for_each(|io| self.works.free(io));
             self.out.push(Effect::Answer { id, result: Ok(Bytes::new()) });
         }

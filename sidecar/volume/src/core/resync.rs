@@ -12,11 +12,13 @@
 //! What is read and what is not durable are bounded apart: a disk wants few reads at a time, and a copy that waited for the flush
 //! of those before it would leave disk and link idle while that lasts.
 
-use super::peer::{Sent, Stage};
-use super::{Answer, Guard, Job, Owner, Replica, Role};
+use super::peer::{Peer, Sent};
+use super::primary::Primary;
+use super::{Answer, Guard, Job, Owner, RETAINED_MAX, Replica, Role};
 use crate::ids::Session;
 use crate::metadata::Slot;
 use crate::wire::Message;
+use lease::time::Moment;
 use std::collections::BTreeMap;
 
 /// Chunks that are read at once, for one peer: what keeps a disk busy. A write that meets one of them waits for that read.
@@ -55,6 +57,8 @@ pub(super) struct Resync {
     to_copy: Vec<(u32, u32)>,
     /// Sent since a flush was asked.
     unflushed: usize,
+    /// The next chunk is there to be read, and is not yet: the rate.
+    early: bool,
 }
 
 /// Chunks being read, or sent and not durable: of each extent, the bits.
@@ -87,7 +91,7 @@ impl UnderWay {
 
 impl Resync {
     pub(super) fn new(compare: bool) -> Self {
-        Self { compare, cursor: 0, under_way: UnderWay::default(), to_copy: Vec::new(), unflushed: 0 }
+        Self { compare, cursor: 0, under_way: UnderWay::default(), to_copy: Vec::new(), unflushed: 0, early: false }
     }
 
     pub(super) fn arrived(&mut self, extent: u32, bit: u32) {
@@ -105,26 +109,40 @@ impl Resync {
     }
 }
 
+impl Primary {
+    /// Somebody is being brought up to date.
+    pub(super) fn is_copying(&self) -> bool {
+        self.peers.values().any(Peer::is_copied_to)
+    }
+}
+
 impl Replica {
     /// Keeps each peer that is behind supplied with chunks, and ends the resync when nothing is marked.
-    pub(super) fn pump(&mut self) {
+    pub(super) fn pump(&mut self, now: Moment) {
         let Role::Leading(primary) = &self.role else { return };
         if !primary.has_flushed() && !self.omits(Guard::FlushFirst) {
             return;
         }
-        let behind = primary
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.dialogue.as_ref().is_some_and(|dialogue| dialogue.stage == Stage::Resyncing));
+        let behind = primary.peers.iter().filter(|(_, peer)| peer.is_copied_to());
         let behind: Vec<Slot> = behind.map(|(slot, _)| *slot).collect();
+        // Whoever is waited for holds up all writes until it has everything.
+        let urgent = behind.iter().any(|slot| primary.requires(&primary.peers[slot]));
+        let pressed = primary.retained > RETAINED_MAX / 2;
+        if let Role::Leading(primary) = &mut self.role {
+            if behind.is_empty() {
+                primary.rate.rests(now);
+            } else {
+                primary.rate.look(now, urgent, pressed);
+            }
+        }
         for slot in behind {
-            while self.read_next(slot) {}
+            while self.read_next(slot, now) {}
             self.flush_or_end(slot);
         }
     }
 
-    /// Reads the next chunk. False: enough is under way, or nothing is left to send.
-    fn read_next(&mut self, slot: Slot) -> bool {
+    /// Reads the next chunk. False: enough is under way, it is too early, or nothing is left to send.
+    fn read_next(&mut self, slot: Slot, now: Moment) -> bool {
         let (windows, marks) = (self.windows, self.store.marks(slot));
         let Role::Leading(primary) = &mut self.role else { return false };
         let Some(peer) = primary.peers.get_mut(&slot) else { return false };
@@ -133,8 +151,9 @@ impl Replica {
             return false;
         }
         let (session, resync) = (dialogue.session, &mut dialogue.resync);
-        let (chunk, compare) = if let Some(chunk) = resync.to_copy.pop() {
-            (chunk, false)
+        resync.early = false;
+        let (chunk, compare) = if let Some(chunk) = resync.to_copy.last() {
+            (*chunk, false)
         } else {
             // All that is under way is marked: nothing is looked for where nothing else is.
             if resync.under_way.count >= windows.under_way || marks <= resync.under_way.count as u64 {
@@ -152,10 +171,15 @@ impl Replica {
             resync.cursor = extent;
             ((extent, free.trailing_zeros()), resync.compare)
         };
-        resync.under_way.insert(chunk);
-        peer.reading += 1;
         let (extent, bit) = chunk;
         let span = self.store.geometry().chunk(extent, bit);
+        if !primary.rate.takes(span.len, now) {
+            resync.early = true;
+            return false;
+        }
+        resync.to_copy.pop();
+        resync.under_way.insert(chunk);
+        peer.reading += 1;
         let job = if compare { Job::Digest(span) } else { Job::Read(span) };
         let ordered = !self.omits(Guard::OrderMeeting);
         self.works.add(Owner::Chunk { slot, session, extent, bit, compare }, job, &self.store, ordered, 0);
@@ -203,7 +227,7 @@ impl Replica {
         let Some(dialogue) = peer.dialogue.as_mut() else { return };
         let resync = &mut dialogue.resync;
         // Nothing more comes before something is durable.
-        let waits = peer.reading == 0 && resync.to_copy.is_empty();
+        let waits = peer.reading == 0 && resync.to_copy.is_empty() && !resync.early;
         if waits && resync.under_way.count == 0 && marks == 0 {
             self.caught_up(slot);
         } else if resync.unflushed >= windows.flush_after || waits && resync.unflushed > 0 {

@@ -152,6 +152,7 @@ fn are<'a>(mut these: impl Iterator<Item = &'a Incarnation>, those: &BTreeSet<In
 
 #[cfg(test)]
 mod tests {
+    use crate::core::rate::Limits;
     use crate::core::{Ask, Effect, Event, Follow, Job, Replica, RequestId, Setup};
     use crate::ids::{Life, Span, VolumeNo};
     use crate::metadata::{Geometry, Store};
@@ -180,8 +181,11 @@ mod tests {
         let geometry = Geometry::new(vec![1 << 20], 16, 8).expect("it fits");
         let (lineage, me) = (Lineage::new("l").expect("valid"), Incarnation::new("r1").expect("valid"));
         let (store, _) = Store::format(lineage, me, geometry);
-        let mut machine =
-            Replica::new(Setup { life: Life(1), write_through: false, follow: Follow::Sync }, store, false);
+        let mut machine = Replica::new(
+            Setup { life: Life(1), write_through: false, follow: Follow::Sync, resync: Limits::default() },
+            store,
+            false,
+        );
         step(&mut machine, Event::Tick);
         step(&mut machine, Event::Promise { epoch: Epoch(1) });
         step(&mut machine, Event::Lead { epoch: Epoch(1), need: BTreeSet::new() });

@@ -43,6 +43,8 @@ pub struct PeerSurvey {
     pub lag: Lag,
     /// What it lacks less each second, while it is copied to; filled in by whoever asks again and again.
     pub copied_bytes_s: Option<u64>,
+    /// What it is held to while it is copied to, for the sake of the writes or by the configuration; all that are copied to together.
+    pub held_to_bytes_s: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +126,11 @@ impl Replica {
                             _ => Lag::Unknown,
                         },
                         copied_bytes_s: None,
+                        held_to_bytes_s: primary
+                            .peers
+                            .get(&slot)
+                            .filter(|peer| peer.is_copied_to())
+                            .and_then(|_| primary.rate.limit()),
                     })
                     .collect();
             }

@@ -1,5 +1,6 @@
 //! One machine, told by hand what others would tell it.
 
+use super::rate::Limits;
 use super::{
     Answer, Ask, Effect, Event, Follow, Io, Job, Link, Notice, REQUESTS_MAX, Refusal, Replica, Report, RequestId,
     STALL, Setup, TICK,
@@ -59,7 +60,11 @@ impl Told {
     fn new(slots: u16) -> Self {
         let geometry = Geometry::new(vec![8 << 18], 12, slots).expect("it fits");
         let (store, _) = Store::format(Lineage::new("l").expect("a name"), name("me"), geometry);
-        let machine = Replica::new(Setup { life: Life(1), write_through: false, follow: Follow::Sync }, store, false);
+        let machine = Replica::new(
+            Setup { life: Life(1), write_through: false, follow: Follow::Sync, resync: Limits::default() },
+            store,
+            false,
+        );
         let mut told = Self {
             machine,
             now: Moment::default(),
@@ -83,7 +88,11 @@ impl Told {
         let (mut store, _) =
             Store::format(Lineage::new("l").expect("a name"), name("me"), told.machine.store().geometry().clone());
         store.change(|superblock| superblock.promised = promised);
-        told.machine = Replica::new(Setup { life: Life(2), write_through: false, follow: Follow::Sync }, store, false);
+        told.machine = Replica::new(
+            Setup { life: Life(2), write_through: false, follow: Follow::Sync, resync: Limits::default() },
+            store,
+            false,
+        );
         told.report = Report::default();
         told
     }

@@ -1,10 +1,12 @@
 //! How a resync keeps disk and link busy, told by hand.
 
-use super::told::{LINK, Told, name, other, span};
-use super::{Answer, Event, Job};
+use super::rate::{Limits, Rate};
+use super::told::{LINK, Told, name, other, span, write};
+use super::{Answer, Event, Io, Job, RequestId, Role, TICK};
 use crate::ids::Sequence;
 use crate::wire::Message;
 use bytes::Bytes;
+use lease::time::Millis;
 
 impl Told {
     /// A primary whose peer, a stranger so far, lacks all of it: 512 chunks of 4 KiB.
@@ -74,6 +76,65 @@ fn what_is_under_way_is_bounded_in_bytes_too() {
         (windows.reading, windows.under_way, windows.flush_after)
     };
     assert_eq!((of(12), of(16), of(18), of(20)), ((16, 256, 64), (16, 256, 64), (16, 64, 16), (16, 16, 4)));
+}
+
+/// Ends up to so many reads, and says that all is durable there.
+fn copies_some(told: &mut Told, most: usize) -> usize {
+    let reads: Vec<Io> =
+        told.jobs.iter().filter(|(_, job)| matches!(job, Job::Read(_))).map(|(io, _)| *io).take(most).collect();
+    for io in &reads {
+        told.jobs.retain(|(other, _)| other != io);
+        told.step(Event::Done { io: *io, answer: Answer::Data(Bytes::from(vec![7; 4096])) });
+    }
+    told.answer(told.last, Message::Durable);
+    reads.len()
+}
+
+/// A disk in which a write takes three times as long beside a copy: the resync yields, and not below the floor; and when nobody writes
+/// any more, it goes on as fast as it can.
+#[test]
+fn a_resync_yields_to_writes_that_become_slower_and_ends_all_the_same() {
+    let mut told = Told::leading(8, [].into());
+    let floor = 16 * 4096;
+    if let Role::Leading(primary) = &mut told.machine.role {
+        primary.rate = Rate::new(Limits { floor, ceiling: u64::MAX }, told.now);
+    }
+    let mut id = 0;
+    // What a millisecond of disk brings: a write in one without a copy, in three beside some.
+    let mut writes = |told: &mut Told, ms: u64| {
+        let (mut copied, end) = (0, told.now.after(Millis(ms)));
+        while told.now.boottime_us < end.boottime_us {
+            id += 1;
+            told.step(Event::Ask { id: RequestId(id), ask: write(7) });
+            let copies = copies_some(told, 1);
+            copied += copies;
+            told.later(Millis(if copies == 0 { 1 } else { 3 }));
+            while let Some(at) = told.jobs.iter().position(|(_, job)| job.changes() || *job == Job::Flush) {
+                let (io, _) = told.jobs.remove(at);
+                told.step(Event::Done { io, answer: Answer::Done });
+            }
+        }
+        copied
+    };
+    assert_eq!(writes(&mut told, 200), 0, "nobody is there");
+    told.step(Event::Connected { link: LINK });
+    told.answer(Sequence(0), Message::Caps(other()));
+    told.answer(Sequence(0), Message::Promised);
+    let first = writes(&mut told, 200);
+    assert!((50..=80).contains(&first), "it begins as fast as it can, a chunk with each write: {first}");
+    writes(&mut told, 3_000);
+    let held = |told: &Told| told.machine.survey().peers[0].held_to_bytes_s;
+    assert!(held(&told).is_some(), "people are told");
+    let slow = writes(&mut told, 3_000);
+    assert!((48..=250).contains(&slow), "of 1,000: it makes no more than every twentieth write slower: {slow}");
+    assert!(!told.said.contains(&Message::CaughtUp));
+    for _ in 0..60 {
+        told.later(TICK);
+        copies_some(&mut told, usize::MAX);
+        told.disk();
+    }
+    assert!(told.said.contains(&Message::CaughtUp), "nobody writes any more");
+    assert_eq!(held(&told), None);
 }
 
 /// A flush that may begin does not wait for what came behind it, however often another is asked for.

@@ -1,6 +1,7 @@
 //! Replicas whose volumes have been made larger, one after the other: told by hand.
 
 use super::Event;
+use super::rate::Limits;
 use super::told::{LINK, Told, name, other, span};
 use super::{Follow, Replica, Setup};
 use crate::ids::Life;
@@ -25,7 +26,11 @@ fn grown_one() -> Told {
     let (store, recovery) = Store::recover(page).expect("an area");
     assert!(!recovery.is_guess(), "{recovery:?}");
     let mut told = Told::standing(4);
-    told.machine = Replica::new(Setup { life: Life(2), write_through: false, follow: Follow::Sync }, store, false);
+    told.machine = Replica::new(
+        Setup { life: Life(2), write_through: false, follow: Follow::Sync, resync: Limits::default() },
+        store,
+        false,
+    );
     (told.said, told.hung_up) = (Vec::new(), Vec::new());
     told.step(Event::Tick);
     told

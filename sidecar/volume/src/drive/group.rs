@@ -7,6 +7,7 @@ use super::progress::Progress;
 use super::{Admission, Driver, clock, link};
 use crate::buffer::Pool;
 use crate::core::follower::Lag;
+use crate::core::rate::Limits;
 use crate::core::survey::Survey;
 use crate::core::{Command, Event, Follow, Objection, Replica, Report, Setup};
 use crate::frontends::device::{self, Attached, Behind, Lineage, Parting, Spec, Succession};
@@ -95,6 +96,8 @@ pub struct Parts {
     pub write_through: bool,
     /// How this replica follows whoever leads.
     pub follow: Follow,
+    /// How fast it brings others up to date, while it leads.
+    pub resync: Limits,
     /// Where peers connect; not blocking.
     pub listener: Option<std::net::TcpListener>,
     pub security: Security,
@@ -294,15 +297,26 @@ impl Devices {
 }
 
 fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, GroupError> {
-    let Parts { opened, life, write_through, follow, listener, security, exports, admission, leads: _, survey: _ } =
-        parts;
+    let Parts {
+        opened,
+        life,
+        write_through,
+        follow,
+        resync,
+        listener,
+        security,
+        exports,
+        admission,
+        leads: _,
+        survey: _,
+    } = parts;
     let Opened { backings, area, at, store, recovery } = opened;
     let lanes = || backings.iter().map(|backing| backing.lane()).collect::<io::Result<Vec<_>>>();
     let area = Area::new(area.lane()?, at);
     let sizes = store.geometry().volumes().to_vec();
     let (incarnation, promised) = (store.superblock().incarnation.clone(), store.superblock().promised);
     let found = data(&incarnation, promised);
-    let machine = Replica::new(Setup { life, write_through, follow }, store, recovery.is_guess());
+    let machine = Replica::new(Setup { life, write_through, follow, resync }, store, recovery.is_guess());
     let names = exports.iter().map(|export| export.config.name.clone()).collect();
     let driver = Driver::new(machine, lanes()?, area, reports, admission, Log::new(names));
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());

@@ -57,8 +57,15 @@ mod tests {
 
     fn at(progress: &mut Progress, ms: u64, state: PeerState, behind_bytes: u64) -> Option<u64> {
         let incarnation = Incarnation::new("b").expect("a name");
-        let peer =
-            PeerSurvey { incarnation, state, behind_bytes, follow: None, lag: Lag::Unknown, copied_bytes_s: None };
+        let peer = PeerSurvey {
+            incarnation,
+            state,
+            behind_bytes,
+            follow: None,
+            lag: Lag::Unknown,
+            copied_bytes_s: None,
+            held_to_bytes_s: None,
+        };
         let mut survey = Survey { peers: vec![peer], ..Survey::default() };
         progress.look(&mut survey, Moment::default().after(Millis(ms)));
         survey.peers[0].copied_bytes_s

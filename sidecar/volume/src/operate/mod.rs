@@ -14,6 +14,7 @@ pub mod verbs;
 pub use commander::{Commander, Undone};
 
 use crate::core::Follow;
+use crate::core::rate;
 use crate::core::survey::Survey;
 use crate::core::verify::{self, Compared, Difference, Extent, Verification};
 use crate::drive::{hex, now};
@@ -25,6 +26,21 @@ pub const VERIFY_MIB_S: u64 = verify::RATE >> 20;
 pub const VERIFY_MIB_S_LEAST: u64 = verify::RATE_LEAST >> 20;
 /// And at most: more than any disk has.
 pub const VERIFY_MIB_S_MOST: u64 = 1 << 20;
+
+/// How fast a resync goes at least, unless the configuration says otherwise, in MiB a second.
+pub const RESYNC_FLOOR_MIB_S: u64 = rate::FLOOR >> 20;
+
+/// Within which MiB a second a resync goes; `ceiling`: `None`, as fast as it can.
+///
+/// # Errors
+/// The ceiling is below the floor: what is allowed.
+pub fn resync_limits(floor: Option<u64>, ceiling: Option<u64>) -> Result<rate::Limits, String> {
+    let floor = floor.unwrap_or(RESYNC_FLOOR_MIB_S.min(ceiling.unwrap_or(u64::MAX)));
+    match ceiling {
+        Some(ceiling) if ceiling < floor => Err(format!("at least the floor, which is {floor} MiB a second")),
+        _ => Ok(rate::Limits { floor: floor << 20, ceiling: ceiling.map_or(u64::MAX, |ceiling| ceiling << 20) }),
+    }
+}
 
 /// Running volumes, as an operator has them.
 #[derive(Clone, Debug)]
@@ -54,6 +70,7 @@ impl Operated {
                     "follow": peer.follow.map(Follow::as_str),
                     "lag_ms": peer.lag.at(now),
                     "copied_bytes_s": peer.copied_bytes_s,
+                    "held_to_bytes_s": peer.held_to_bytes_s,
                 })
             })
             .collect();

@@ -3,6 +3,7 @@
 use super::ledger::Outcome;
 use super::weather::Fault;
 use super::world::{Wire, World, recover};
+use crate::core::rate::Limits;
 use crate::core::resync::Windows;
 use crate::core::{Event, Replica, Report, Setup};
 use crate::ids::Life;
@@ -133,7 +134,10 @@ impl World {
         self.note(|| format!("n{node} starts: {recovery:?}"));
         let here = &mut self.nodes[node];
         here.life += 1;
-        let setup = Setup { life: Life(here.life), write_through: self.weather.write_through, follow: here.follow };
+        let slow = Limits { floor: 1 << 20, ceiling: 2 << 20 };
+        let resync = if self.weather.narrow { slow } else { Limits::default() };
+        let setup =
+            Setup { life: Life(here.life), write_through: self.weather.write_through, follow: here.follow, resync };
         let mut replica = Replica::new(setup, store, recovery.is_guess());
         replica.without = self.weather.without;
         if self.weather.narrow {
