@@ -157,6 +157,9 @@ bench-mirror: root setup build ## Replicated writes beside qemu-storage-daemon's
 bench-resync: root setup build ## A resync beside a plain copy, and what it does to writes meanwhile, ROUNDS times (default 5)
 	@cd tests && $(PYTHON) -m bench.resync
 
+bench-guest: setup .apt-guest-done volume-ublk ## Replicated devices in a QEMU guest beside md-raid1 over nbd and DRBD, ROUNDS times (default 3, some 8 minutes)
+	@cd tests && $(PYTHON) -m bench.guests
+
 bench-volume-core: ## What a replicated 4 KiB write costs the pure machines, nanoseconds on either side
 	@cargo test --release --quiet -p volume --lib pace -- --ignored --nocapture
 
@@ -178,4 +181,4 @@ clean: ## Remove what was built; namespaces and processes of dead runs too
 	@cargo clean
 	@rm -rf dist .venv .apt-done .apt-guest-done cdk/node_modules cdk/cdk.out
 
-.PHONY: help root setup build demo test test-thinking test-stories test-rust test-cdk test-localcloud scenarios chaos guest-test volume-ublk models sim sim-long sim-planted sim-volume mutants bench-failover bench-functions bench-idle test-volume bench-volume bench-mirror bench-resync bench-volume-core lint licences fix clean
+.PHONY: help root setup build demo test test-thinking test-stories test-rust test-cdk test-localcloud scenarios chaos guest-test volume-ublk models sim sim-long sim-planted sim-volume mutants bench-failover bench-functions bench-idle test-volume bench-volume bench-mirror bench-resync bench-guest bench-volume-core lint licences fix clean
