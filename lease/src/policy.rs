@@ -203,8 +203,8 @@ impl Policy {
         if bad.is_empty() { Ok(()) } else { Err(bad) }
     }
 
-    /// A setting that breaks nothing and can never do anything: R240's limit, where it is shorter than it takes until a standby tells
-    /// that the holder is silent. By then nobody who follows knows to be less behind. Deployments refuse it; what reads a
+    /// A setting that breaks nothing and does next to nothing: R240's limit, where it is shorter than it takes until a standby tells
+    /// that the holder is silent. By then whoever follows has heard nothing for about as long. Deployments refuse it; what reads a
     /// configuration that is in use already goes on with it and says so, or a cluster that runs would be without failover.
     ///
     /// # Errors
@@ -215,8 +215,8 @@ impl Policy {
                 key: "lossy_lag_limit_ms",
                 value: limit.0.to_string(),
                 allowed: format!(
-                    "more than suspect_ms ({}), or it can never act: so long a holder is silent before anybody says so, and whoever \
-                     follows it is at least as far behind then; allow some seconds more",
+                    "more than suspect_ms ({}), or it hardly ever acts: so long a holder is silent before anybody says so, and whoever \
+                     follows it is about as far behind then, however little before; allow some seconds more",
                     self.suspect_ms.0
                 ),
             }),
@@ -332,14 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lag_limit_that_is_over_before_a_holder_is_told_to_be_silent_can_never_act() {
+    fn a_lag_limit_that_is_over_before_a_holder_is_told_to_be_silent_is_told() {
         let limit = |limit: Option<u64>| Policy { lossy_lag_limit_ms: limit.map(Millis), ..Policy::default() };
         assert_eq!(limit(None).check_lag_limit(), Ok(()));
         assert_eq!(limit(Some(1_834)).check_lag_limit(), Ok(()));
-        let bad = limit(Some(1_833)).check_lag_limit().expect_err("never acts");
+        let bad = limit(Some(1_833)).check_lag_limit().expect_err("hardly acts");
         let told = bad.to_string();
         assert!(
-            told.starts_with("lossy_lag_limit_ms = 1833: more than suspect_ms (1833), or it can never act"),
+            told.starts_with("lossy_lag_limit_ms = 1833: more than suspect_ms (1833), or it hardly ever acts"),
             "{told}"
         );
         assert_eq!(limit(Some(1_833)).check(), Ok(()), "a cluster that runs with it goes on");

@@ -103,7 +103,7 @@ pub fn kept_config(state: &StateDir, cluster: &ClusterId) -> Option<ClusterConfi
     }
 }
 
-/// What in a configuration in use can never do anything: no reason not to run on it, and told.
+/// What in a configuration in use does next to nothing: no reason not to run on it, and told.
 #[must_use]
 pub fn futile(config: &ClusterConfig) -> Option<String> {
     config.policy.check_lag_limit().err().map(|bad| format!("the cluster's configuration: policy.{bad}"))
