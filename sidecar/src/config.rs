@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use volume::core::Follow;
 use volume::core::rate::Limits;
+use volume::drive::undo::{Place, UNDO_MIB, UNDO_MIB_MOST};
 use volume::frontends::device;
 use volume::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST, resync_limits};
 
@@ -51,6 +52,8 @@ pub struct VolumesConfig {
     pub listen: SocketAddr,
     /// A file for the metadata; by default the end of the first backing.
     pub metadata: Option<PathBuf>,
+    /// A file, and how much of it, for what a resync overwrites here; `None`: nothing of it is kept.
+    pub undo: Option<Place>,
     /// How fast a verification reads, in MiB a second, on each node that it compares.
     pub verify_mib_s: u64,
     pub resync: Limits,
@@ -137,7 +140,8 @@ impl NodeConfig {
                 group.bad("resync_ceiling_mib_s", &why);
                 Limits::default()
             });
-            Some((listen, metadata, verify, group.optional("follow", follow), resync))
+            let undo = (group.optional("undo", absolute), group.optional("undo_mib", undo_mib));
+            Some((listen, metadata, verify, group.optional("follow", follow), resync, undo))
         });
         let volumes = top.tables("volume", volume);
         if volumes.iter().map(|volume| &volume.name).collect::<BTreeSet<_>>().len() != volumes.len() {
@@ -172,10 +176,12 @@ impl NodeConfig {
                 cgroup,
                 fence,
                 volumes: (!volumes.is_empty()).then(|| {
-                    let (listen, metadata, verify, follow, resync) = group.unwrap_or_default();
+                    let (listen, metadata, verify, follow, resync, (undo, undo_mib)) = group.unwrap_or_default();
+                    let limit = undo_mib.unwrap_or(UNDO_MIB) << 20;
+                    let undo = undo.map(|path| Place { path, limit });
                     let listen = listen.unwrap_or_else(default_volumes_listen);
                     let (verify_mib_s, follow) = (verify.unwrap_or(VERIFY_MIB_S), follow.unwrap_or_default());
-                    VolumesConfig { listen, metadata, verify_mib_s, follow, resync, volumes }
+                    VolumesConfig { listen, metadata, undo, verify_mib_s, follow, resync, volumes }
                 }),
                 resources,
             }),
@@ -200,6 +206,12 @@ fn rate(value: &Value) -> Result<u64, String> {
     let allowed = VERIFY_MIB_S_LEAST..=VERIFY_MIB_S_MOST;
     let why = || format!("MiB a second, from {VERIFY_MIB_S_LEAST} (slower, it never ends) to {VERIFY_MIB_S_MOST}");
     allowed.contains(&rate).then_some(rate).ok_or_else(why)
+}
+
+fn undo_mib(value: &Value) -> Result<u64, String> {
+    let mib = number(value)?;
+    let why = || format!("MiB that the undo log may take, from 1 to {UNDO_MIB_MOST}");
+    (1..=UNDO_MIB_MOST).contains(&mib).then_some(mib).ok_or_else(why)
 }
 
 fn follow(value: &Value) -> Result<Follow, String> {
@@ -404,6 +416,11 @@ mod tests {
         assert!(told.contains("volumes.resync_floor_mib_s = 0: MiB a second, from 1"), "{told}");
         let asynchronous = format!("{least}[volumes]\nfollow='async'\n[[volume]]\nname='data'\nbacking='/dev/nvme1n1'");
         assert_eq!(read(&asynchronous).expect("good").volumes.expect("one").follow, Follow::Async);
+        assert_eq!(volumes.undo, None);
+        let kept =
+            format!("{least}[volumes]\nundo='/var/undo'\nundo_mib=3\n[[volume]]\nname='data'\nbacking='/dev/nvme1n1'");
+        let place = Place { path: "/var/undo".into(), limit: 3 << 20 };
+        assert_eq!(read(&kept).expect("good").volumes.expect("one").undo, Some(place));
         assert_eq!(volumes.volumes[0].socket.as_deref(), Some(Path::new("/run/leasehold/data.sock")));
         assert_eq!(volumes.volumes[0].device, None);
         let volumes = read(&format!("{least}[[volume]]\nname='data'\nbacking='/dev/nvme1n1'\ndevice='db'"))
@@ -413,11 +430,12 @@ mod tests {
         assert_eq!(volumes.volumes[0].socket, None, "who asks for a device has it alone");
         assert_eq!(volumes.volumes[0].device.as_ref().map(ToString::to_string), Some("db".into()));
         assert_eq!(volumes.volumes[0].driver, device::Driver::Nbd);
-        let wrong = "[volumes]\nlisten='7401'\nverify_mib_s=0\nfollow='later'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'\ndevice_driver='aoe'\n[[volume]]\nname='v'\nbacking='/v'\ndevice_driver='nbd'";
+        let wrong = "[volumes]\nlisten='7401'\nverify_mib_s=0\nundo_mib=0\nfollow='later'\n[[volume]]\nname='a b'\nbacking='here'\n[[volume]]\nname='x'\nbacking='/x'\ndevice='/dev/x'\n[[volume]]\nname='x'\nbacking='/y'\ndevice='d'\n[[volume]]\nname='z'\nbacking='/z'\ndevice='d'\ndevice_driver='aoe'\n[[volume]]\nname='v'\nbacking='/v'\ndevice_driver='nbd'";
         let told = read(&format!("{least}{wrong}")).expect_err("many mistakes").to_string();
         for part in [
             "volumes.listen",
             "volumes.verify_mib_s = 0: MiB a second, from 1",
+            "volumes.undo_mib = 0: MiB that the undo log may take",
             "volumes.follow = \"later\": \"sync\"",
             "volume[0].name",
             "volume[0].backing",

@@ -61,6 +61,7 @@ enum Verb {
 enum VolumeVerb {
     Serve(Box<volume::serve::Args>),
     Create(volume::create::Args),
+    Rollback(volume::rollback::Args),
     /// Show this node's volumes: whether each replica has everything, how far a copy is and when it will be done
     Status {
         /// The daemon's admin socket
@@ -123,6 +124,7 @@ fn start(verb: Verb) -> anyhow::Result<ExitCode> {
                 VolumeVerb::Create(args) => volume::create::run(&args)?,
                 VolumeVerb::Resize(args) => volume::resize::run(&args)?,
                 VolumeVerb::Discard(args) => volume::discard::run(&args)?,
+                VolumeVerb::Rollback(args) => volume::rollback::run(&args)?,
                 VolumeVerb::DumpMetadata(which) => volume::create::dump(&which)?,
                 VolumeVerb::Verify(args) => return asks(verbs::verify(args)),
                 VolumeVerb::Resync(args) => return asks(verbs::resync(args)),

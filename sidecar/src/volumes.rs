@@ -78,6 +78,7 @@ pub fn open(config: &VolumesConfig, instance: &str, state: &StateDir) -> Result<
     let files = Files {
         backings: config.volumes.iter().map(|volume| volume.backing.clone()).collect(),
         metadata: config.metadata.clone(),
+        undo: config.undo.clone(),
         buffered: false,
     };
     let mut opened = files.open(None, &Pool::default())?;
@@ -318,6 +319,7 @@ mod tests {
         VolumesConfig {
             listen: "127.0.0.1:0".parse().expect("an address"),
             metadata: Some(folder.join("metadata")),
+            undo: None,
             verify_mib_s: volume::operate::VERIFY_MIB_S,
             follow: volume::core::Follow::Sync,
             resync: volume::core::rate::Limits::default(),
@@ -344,6 +346,7 @@ mod tests {
         let files = Files {
             backings: vec![config_here.volumes[0].backing.clone()],
             metadata: config_here.metadata.clone(),
+            undo: None,
             buffered: false,
         };
         let lineage = lease::ids::Lineage::new("web").expect("a name");

@@ -109,7 +109,11 @@ fn volumes(status: &Value) -> Option<&Value> {
 
 fn here(volumes: &Value) -> String {
     let is = |at: &str| volumes.pointer(at).and_then(Value::as_bool) == Some(true);
-    let image = if is("/consistent") { "whole" } else { "INCOMPLETE" };
+    let image = match (is("/consistent"), is("/undo_log")) {
+        (true, _) => "whole",
+        (false, true) => "INCOMPLETE (the image of before the resync is kept)",
+        (false, false) => "INCOMPLETE",
+    };
     match (number(volumes, "/leads"), is("/follows")) {
         (0, _) if text(volumes, "/follow") == "async" => {
             let whom = if is("/follows") { "the holder" } else { "nobody" };

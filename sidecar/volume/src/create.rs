@@ -23,7 +23,7 @@ pub struct Which {
 
 impl Which {
     pub(crate) fn files(&self) -> Files {
-        Files { backings: self.backing.clone(), metadata: self.metadata.clone(), buffered: self.buffered }
+        Files { backings: self.backing.clone(), metadata: self.metadata.clone(), undo: None, buffered: self.buffered }
     }
 }
 
@@ -44,18 +44,23 @@ pub struct Args {
     pub activity: u16,
 }
 
-/// Makes a replica, and tells what it is.
-///
-/// # Errors
-/// [`AreaError`]: nothing was made, nothing was changed.
-pub fn run(args: &Args) -> Result<(), AreaError> {
+/// A name that no replica has had.
+pub(crate) fn new_name() -> Incarnation {
     let mut random = [0; 8];
     getrandom::fill(&mut random).expect("the kernel's random source");
     let name = random.iter().fold(String::from("r-"), |mut name, byte| {
         let _ = write!(name, "{byte:02x}");
         name
     });
-    let incarnation = Incarnation::new(name).expect("a valid name");
+    Incarnation::new(name).expect("a valid name")
+}
+
+/// Makes a replica, and tells what it is.
+///
+/// # Errors
+/// [`AreaError`]: nothing was made, nothing was changed.
+pub fn run(args: &Args) -> Result<(), AreaError> {
+    let incarnation = new_name();
     let shape = Shape { chunk_shift: args.chunk, slots: args.activity };
     let lineage = args.lineage.clone().unwrap_or_else(unclaimed);
     let geometry = args.which.files().create(lineage, incarnation.clone(), &shape)?;
@@ -93,6 +98,9 @@ fn text(store: &Store, recovery: &Recovery) -> String {
         "image",
         match superblock.state {
             DataState::Whole => "whole".into(),
+            DataState::Inconsistent if superblock.undo.is_some() => {
+                "in the middle of a resync: never to be promoted; what it was before is in the undo log (leasehold volume rollback)".into()
+            }
             DataState::Inconsistent => "in the middle of a resync: never to be promoted".into(),
         },
     );

@@ -25,5 +25,6 @@ mod readiness;
 pub mod replicate;
 pub mod request;
 pub mod resize;
+pub mod rollback;
 pub mod serve;
 pub mod wire;

@@ -7,6 +7,7 @@ use crate::buffer::Pool;
 use crate::core::Follow;
 use crate::drive::area;
 use crate::drive::group::{DeviceExport, Export};
+use crate::drive::undo::{self, UNDO_MIB, UNDO_MIB_MOST};
 use crate::frontends::device::{self, Apart, DeviceError, Driver, Lineage, Name, Spec, Succession};
 use crate::frontends::kernel_nbd;
 use crate::ids::VolumeNo;
@@ -106,6 +107,12 @@ pub struct Args {
     /// The file of the replica's metadata, if it is not at the backing's own end
     #[arg(long, value_name = "FILE", requires = "replication")]
     pub metadata: Option<PathBuf>,
+    /// Keep there what a resync overwrites, so that the image of before can be had again (leasehold volume rollback)
+    #[arg(long, value_name = "FILE", requires = "replication")]
+    pub undo: Option<PathBuf>,
+    /// How much of it, in MiB; a resync that overwrites more goes on without
+    #[arg(long, value_name = "MIB", requires = "undo", default_value_t = UNDO_MIB, value_parser = clap::value_parser!(u64).range(1..=UNDO_MIB_MOST))]
+    pub undo_limit: u64,
     /// Be asked there by leasehold volume status, verify, resync and forget-peer: a UNIX socket, for this user (and root) only
     #[arg(long, value_name = "PATH", requires = "replication")]
     pub admin: Option<PathBuf>,
@@ -278,8 +285,13 @@ async fn replicated(
     };
     let peers = args.peer.iter().map(|given| trusted("--peer", given)).collect::<Result<Vec<_>, _>>()?;
     let listen = args.listen.as_ref().map(|given| trusted("--listen", given)).transpose()?;
-    let files =
-        area::Files { backings: vec![args.backing.clone()], metadata: args.metadata.clone(), buffered: args.buffered };
+    let undo = args.undo.clone().map(|path| undo::Place { path, limit: args.undo_limit << 20 });
+    let files = area::Files {
+        backings: vec![args.backing.clone()],
+        metadata: args.metadata.clone(),
+        undo,
+        buffered: args.buffered,
+    };
     let role = match listen {
         Some(address) => {
             Role::Standby { address, follow: if args.asynchronous { Follow::Async } else { Follow::Sync } }

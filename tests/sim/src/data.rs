@@ -332,7 +332,13 @@ impl World {
             }
             here.replica.meta.flushed(usize::MAX);
         }
-        let setup = Setup { life: Life(here.life), write_through, follow: Follow::Sync, resync: Limits::default() };
+        let setup = Setup {
+            life: Life(here.life),
+            write_through,
+            follow: Follow::Sync,
+            resync: Limits::default(),
+            keeps: false,
+        };
         here.volume = Volume::new(self.weather.nodes);
         here.volume.machine = Some(Machine::new(setup, store, recovery.is_guess()));
         self.step_volume(host, Event::Tick);
@@ -420,6 +426,7 @@ impl World {
                 self.hang_up(host, link);
             }
             Effect::Answer { id, result } => self.volume_answers(host, id, result.ok()),
+            Effect::DropKept => {}
             Effect::Tell(notice) => self.noticed(host, &notice),
             Effect::Report(report) => {
                 let at = (self.now + self.hold_up()).max(self.hosts[host].volume.reported + 1);
@@ -515,6 +522,7 @@ impl World {
             let answer = match &job {
                 Job::Read(span) => Answer::Data(Bytes::copy_from_slice(data.read(range(*span)))),
                 Job::Digest(span) => Answer::Digest(digest(data.read(range(*span)))),
+                Job::Keep { .. } => unreachable!("there is no undo log"),
                 Job::Flush => {
                     data.flushed(mark);
                     // Marks of flushes under way count from what is left.
@@ -663,6 +671,6 @@ fn change(job: &Job) -> Option<(usize, Vec<u8>)> {
     match job {
         Job::Write { data, .. } => Some((offset(span), data.to_vec())),
         Job::Zero { .. } | Job::Trim(_) => Some((offset(span), vec![0; usize::try_from(span.len).expect("small")])),
-        Job::Read(_) | Job::Digest(_) | Job::Flush => None,
+        Job::Read(_) | Job::Digest(_) | Job::Keep { .. } | Job::Flush => None,
     }
 }

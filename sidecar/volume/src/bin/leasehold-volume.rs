@@ -20,6 +20,7 @@ enum Verb {
     Create(volume::create::Args),
     Resize(volume::resize::Args),
     Discard(volume::discard::Args),
+    Rollback(volume::rollback::Args),
     Verify(verbs::VerifyArgs),
     Resync(verbs::ResyncArgs),
     ForgetPeer(verbs::ForgetArgs),
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Verb::Create(args) => volume::create::run(&args).map_err(Into::into),
         Verb::Resize(args) => volume::resize::run(&args).map_err(Into::into),
         Verb::Discard(args) => volume::discard::run(&args).map_err(Into::into),
+        Verb::Rollback(args) => volume::rollback::run(&args).map_err(Into::into),
         Verb::DumpMetadata(which) => volume::create::dump(&which).map_err(Into::into),
     };
     ended(done.map(|()| ExitCode::SUCCESS))

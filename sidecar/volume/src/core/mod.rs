@@ -35,6 +35,7 @@ mod told_resync;
 mod told_sizes;
 #[cfg(test)]
 mod told_verify;
+mod undo;
 mod verdict;
 pub mod verify;
 mod works;
@@ -140,6 +141,11 @@ pub enum Refusal {
 pub enum Job {
     Read(Span),
     Digest(Span),
+    /// The range goes into the undo log under this number, durably before it is done. A log that is full fails.
+    Keep {
+        span: Span,
+        number: u64,
+    },
     Write {
         volume: VolumeNo,
         at: u64,
@@ -159,7 +165,8 @@ impl Job {
     #[must_use]
     pub fn span(&self) -> Option<Span> {
         match self {
-            Self::Read(span) | Self::Digest(span) | Self::Zero { span, .. } | Self::Trim(span) => Some(*span),
+            Self::Read(span) | Self::Digest(span) | Self::Trim(span) => Some(*span),
+            Self::Zero { span, .. } | Self::Keep { span, .. } => Some(*span),
             Self::Write { volume, at, data, .. } => Some(Span { volume: *volume, at: *at, len: data.len() as u64 }),
             Self::Flush => None,
         }
@@ -279,6 +286,8 @@ pub enum Effect {
     },
     /// For the node's machine, before anything that follows from it.
     Report(Report),
+    /// What is in the undo log is of no use any more. Nothing waits for it; what is kept later is not meant.
+    DropKept,
     /// For the log.
     Tell(Notice),
 }
@@ -372,6 +381,10 @@ pub(crate) enum Guard {
     AskFirst,
     /// 10: what a peer had is not written over what is newer.
     RepairUndone,
+    /// 6: what a resync overwrites is kept before.
+    KeepFirst,
+    /// 6: an undo log that is given up is not taken for whole by anybody, before it lacks something.
+    GiveUpFirst,
     /// 12: a round is durable before the next one begins.
     RoundsInOrder,
     /// 12: sent again is what was not reached, or the image is marked before.
@@ -393,6 +406,8 @@ pub struct Setup {
     pub follow: Follow,
     /// How fast it brings others up to date, as holder.
     pub resync: rate::Limits,
+    /// There is an undo log: [`Job::Keep`] can be done.
+    pub keeps: bool,
 }
 
 /// Whose a work is.
@@ -422,6 +437,11 @@ enum Owner {
     Repair(Span),
     /// A frame of the standby's stream.
     Stream(crate::ids::Sequence),
+    /// A chunk on its way into the undo log.
+    Keep {
+        extent: u32,
+        bit: u32,
+    },
     /// What the primary cannot read.
     StreamRead(crate::ids::Sequence),
     /// The standby's flush, up to there.
@@ -456,6 +476,8 @@ pub struct Replica {
     /// It failed by standing still, and nothing that it answered since was an error.
     stalled: bool,
     stranger: bool,
+    /// What a resync overwrites here.
+    kept: undo::Kept,
     /// A batch of metadata is on its way since then.
     persisting: Option<Moment>,
     /// The last tick.
@@ -495,6 +517,7 @@ impl Replica {
             failed: false,
             stalled: false,
             stranger: false,
+            kept: undo::Kept::default(),
             persisting: None,
             ticked: None,
             guesses,
@@ -507,8 +530,10 @@ impl Replica {
             #[cfg(test)]
             without: None,
         };
-        // What the superblock says may not be on both copies yet.
-        replica.promise_version = replica.store.change(|_| {});
+        // What the superblock says may not be on both copies yet. And what is overwritten without a log is not kept.
+        let keeps = replica.setup.keeps;
+        replica.promise_version =
+            replica.store.change(|superblock| superblock.undo.take_if(|_| !keeps).map_or((), drop));
         replica.whole_version = replica.promise_version;
         replica
     }

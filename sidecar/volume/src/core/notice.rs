@@ -15,6 +15,8 @@ pub enum Notice {
     Served { span: Span, by: Incarnation },
     /// What the local disk could not read was written to it again.
     Repaired { span: Span },
+    /// A resync goes on without keeping what it overwrites: until it ends, no whole image can be had here.
+    NotKept,
     /// The local disk could not read this, and no peer in step could.
     Unreadable { span: Span },
 }

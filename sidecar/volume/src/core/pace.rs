@@ -31,7 +31,7 @@ fn side(name: &str, size: u64) -> Side {
     let name = Incarnation::new(name).expect("a name");
     let (store, _) = Store::format(Lineage::new("l").expect("a name"), name, geometry);
     let machine = Replica::new(
-        Setup { life: Life(1), write_through: true, follow: Follow::Sync, resync: Limits::default() },
+        Setup { life: Life(1), write_through: true, follow: Follow::Sync, resync: Limits::default(), keeps: false },
         store,
         false,
     );
@@ -66,7 +66,7 @@ impl Pair {
                     let need = report.mirrored;
                     (at, Event::Need { epoch: Epoch(1), need, seen: report.number })
                 }
-                Effect::Report(_) | Effect::HangUp { .. } | Effect::Tell(_) => continue,
+                Effect::Report(_) | Effect::HangUp { .. } | Effect::DropKept | Effect::Tell(_) => continue,
             };
             self.sides[to].events.push_back(event);
         }

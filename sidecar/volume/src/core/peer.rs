@@ -208,7 +208,7 @@ impl Primary {
             Job::Write { volume, at, data, fua } => Message::Write { volume, at, data, fua },
             Job::Zero { span, fua } => Message::Zero { span, fua },
             Job::Trim(span) => Message::Trim { span },
-            Job::Read(_) | Job::Digest(_) | Job::Flush => unreachable!("a write changes data"),
+            Job::Read(_) | Job::Digest(_) | Job::Keep { .. } | Job::Flush => unreachable!("a write changes data"),
         };
         let at = self.say(slot, message, Some(Sent::Op(number)), out);
         self.ops.get_mut(&number).expect("it is being sent").places[slot] = at;

@@ -9,7 +9,7 @@ impl Replica {
     /// The local disk has answered.
     pub(super) fn done(&mut self, io: Io, answer: Answer) {
         let failed = answer == Answer::Failed;
-        if failed && self.read_failed(io) {
+        if failed && (self.read_failed(io) || self.keep_failed(io)) {
             return;
         }
         let Some((owner, changes)) = self.works.done(io) else { return };
@@ -26,6 +26,7 @@ impl Replica {
             Owner::Chunk { slot, session, extent, bit, .. } => self.chunk_read(slot, session, (extent, bit), answer),
             Owner::Verify { run, span } => self.verify_read(run, span, &answer),
             Owner::Repair(span) => self.repaired(span),
+            Owner::Keep { extent, bit } => self.chunk_kept(extent, bit),
             Owner::StreamRead(at) => match answer {
                 Answer::Data(data) => self.stream_read(at, Some(data)),
                 Answer::Done | Answer::Digest(_) | Answer::Failed => self.stream_read(at, None),
@@ -57,6 +58,7 @@ impl Replica {
                     | Owner::Flush(_)
                     | Owner::Chunk { .. }
                     | Owner::Verify { .. }
+                    | Owner::Keep { .. }
                     | Owner::StreamRead(_)
                     | Owner::StreamFlush(_) => {}
                 }
@@ -182,7 +184,13 @@ mod tests {
         let (lineage, me) = (Lineage::new("l").expect("valid"), Incarnation::new("r1").expect("valid"));
         let (store, _) = Store::format(lineage, me, geometry);
         let mut machine = Replica::new(
-            Setup { life: Life(1), write_through: false, follow: Follow::Sync, resync: Limits::default() },
+            Setup {
+                life: Life(1),
+                write_through: false,
+                follow: Follow::Sync,
+                resync: Limits::default(),
+                keeps: false,
+            },
             store,
             false,
         );

@@ -279,10 +279,12 @@ impl Replica {
             self.store.release(extents);
         }
         self.works.abandon(Owner::Orphan);
+        self.forget_keeping();
     }
 
     /// What is due: the promise, held frames, flushes, answers.
     pub(super) fn settle_standby(&mut self) {
+        self.settle_undo();
         self.answer_promise();
         while self.advance_hold() || self.take_next() {}
         self.flush_when_wanted();
@@ -349,6 +351,9 @@ impl Replica {
 
     /// Takes the next frame. False: there is none, or it has to wait.
     fn take_next(&mut self) -> bool {
+        if self.gives_up() {
+            return false;
+        }
         let Some(standing) = self.standing() else { return false };
         if standing.hold.is_some() {
             return false;
@@ -449,6 +454,7 @@ impl Replica {
             self.ended(at);
             return;
         }
+        self.begin_undo();
         let version = self.store.change(|superblock| superblock.state = DataState::Inconsistent);
         self.hold(Hold::Saving { at, version, then: Then::Written });
     }
@@ -469,6 +475,7 @@ impl Replica {
             self.nack(at);
             return;
         }
+        self.keep(span);
         let ordered = !self.omits(Guard::OrderMeeting);
         self.works.add(Owner::Stream(at), job, &self.store, ordered, 0);
         if let Some(standing) = self.standing() {
@@ -592,6 +599,7 @@ impl Replica {
         let follows = self.is_follower();
         let version = self.store.change(|superblock| {
             superblock.state = DataState::Whole;
+            superblock.undo = None;
             let latest = superblock.generations.last().copied().filter(|_| !follows);
             superblock.generations.clear();
             history.into_iter().chain(latest).for_each(|generation| superblock.begin(generation));
@@ -616,6 +624,7 @@ impl Replica {
     /// Whole, durably: say so to the primary, and to the node.
     fn in_sync(&mut self, at: Sequence) {
         let follows = self.is_follower();
+        self.drop_kept();
         let Role::Standby(standby) = &mut self.role else { return };
         let Some(standing) = &mut standby.session else { return };
         if !follows {

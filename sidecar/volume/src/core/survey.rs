@@ -20,6 +20,8 @@ pub struct Survey {
     /// How it follows whoever leads; and as asynchronous standby, how far it is behind.
     pub follow: Follow,
     pub lag: Lag,
+    /// In the middle of a resync: the image of before can be had again, from the undo log.
+    pub keeps: bool,
     pub failed: bool,
     pub stranger: bool,
     /// Of each volume, in order.
@@ -91,6 +93,7 @@ impl Replica {
             leads: self.leads(),
             consistent: self.is_whole(),
             follow: self.setup.follow,
+            keeps: superblock.undo.is_some(),
             failed: self.failed,
             stranger: self.stranger,
             sizes_bytes: superblock.geometry.volumes().to_vec(),

@@ -61,7 +61,13 @@ impl Told {
         let geometry = Geometry::new(vec![8 << 18], 12, slots).expect("it fits");
         let (store, _) = Store::format(Lineage::new("l").expect("a name"), name("me"), geometry);
         let machine = Replica::new(
-            Setup { life: Life(1), write_through: false, follow: Follow::Sync, resync: Limits::default() },
+            Setup {
+                life: Life(1),
+                write_through: false,
+                follow: Follow::Sync,
+                resync: Limits::default(),
+                keeps: false,
+            },
             store,
             false,
         );
@@ -89,7 +95,13 @@ impl Told {
             Store::format(Lineage::new("l").expect("a name"), name("me"), told.machine.store().geometry().clone());
         store.change(|superblock| superblock.promised = promised);
         told.machine = Replica::new(
-            Setup { life: Life(2), write_through: false, follow: Follow::Sync, resync: Limits::default() },
+            Setup {
+                life: Life(2),
+                write_through: false,
+                follow: Follow::Sync,
+                resync: Limits::default(),
+                keeps: false,
+            },
             store,
             false,
         );
@@ -114,6 +126,7 @@ impl Told {
                     Effect::HangUp { why, .. } => self.hung_up.push(why),
                     Effect::Answer { id, result } => self.answers.push((id, result)),
                     Effect::Report(report) => self.report = report,
+                    Effect::DropKept => {}
                     Effect::Tell(notice) => self.told.push(notice),
                 }
             }

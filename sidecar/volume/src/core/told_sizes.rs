@@ -27,7 +27,7 @@ fn grown_one() -> Told {
     assert!(!recovery.is_guess(), "{recovery:?}");
     let mut told = Told::standing(4);
     told.machine = Replica::new(
-        Setup { life: Life(2), write_through: false, follow: Follow::Sync, resync: Limits::default() },
+        Setup { life: Life(2), write_through: false, follow: Follow::Sync, resync: Limits::default(), keeps: false },
         store,
         false,
     );

@@ -6,10 +6,11 @@
 //! ```
 
 use super::resize;
+use super::undo::{Place, UndoError, UndoFile, UndoLog};
 use crate::backing::disk::{Disk, OpenError, Options};
 use crate::backing::{Backing, Engine, StartError};
 use crate::buffer::Pool;
-use crate::metadata::{Geometry, Locator, PAGE, PageFault, Recovery, Refused, Store, Unfit, Ungrown};
+use crate::metadata::{DataState, Geometry, Locator, PAGE, PageFault, Recovery, Refused, Store, Unfit, Ungrown};
 use crate::request::{Device, Done, Request, Volume as _};
 use bytes::Bytes;
 use lease::ids::{Incarnation, Lineage};
@@ -44,6 +45,8 @@ pub enum AreaError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Undo(#[from] UndoError),
     #[error("{path} cannot be {what}: {source}")]
     Io { path: PathBuf, what: &'static str, source: io::Error },
     #[error("{path} exists: metadata is written into a new file only; remove it if it is not needed any more")]
@@ -94,6 +97,8 @@ pub(super) fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) 
 pub struct Files {
     pub backings: Vec<PathBuf>,
     pub metadata: Option<PathBuf>,
+    /// What a resync overwrites is kept there.
+    pub undo: Option<Place>,
     /// Through the page cache, where the file system has no `O_DIRECT`.
     pub buffered: bool,
 }
@@ -130,7 +135,7 @@ impl Files {
             drop(file);
             let area = Disk::open(&self.options(path), pool.clone())?;
             write_pages(&area, path, 0, pages, &pool)?;
-            sync_folder(path)?;
+            sync_folder(path).map_err(failed(path, "made durable"))?;
             return Ok(geometry);
         }
         let (path, disk, size) = (&self.backings[0], &disks[0], sizes[0]);
@@ -183,7 +188,7 @@ impl Files {
                 (path, first.clone(), locator.area_at)
             }
         };
-        let (store, recovery) = Store::recover(|offset| read_page(area.disk(), at.checked_add(offset)?, pool))
+        let (mut store, recovery) = Store::recover(|offset| read_page(area.disk(), at.checked_add(offset)?, pool))
             .map_err(|source| AreaError::Refused { path: path.clone(), source })?;
         let known = store.geometry().volumes();
         if known.len() != backings.len() {
@@ -196,13 +201,26 @@ impl Files {
                 return Err(AreaError::Size { path: self.backings[number].clone(), bytes, known: *known });
             }
         }
-        Ok(Opened { backings, area, at, store, recovery })
+        let undo = self.undo.as_ref().map(|place| open_undo(place, &mut store)).transpose()?;
+        Ok(Opened { backings, area, at, undo, store, recovery })
     }
 }
 
 /// What of a disk is used: whole pages.
 pub(super) fn whole(bytes: u64) -> u64 {
     bytes / PAGE64 * PAGE64
+}
+
+/// A log that has nothing of what the superblock says is another one, or was lost: nothing is kept then.
+fn open_undo(place: &Place, store: &mut Store) -> Result<UndoLog, UndoError> {
+    let file = UndoFile::open(&place.path, 1 << store.geometry().chunk_shift())?;
+    let number = store.superblock().undo.as_ref().map(|undo| undo.number);
+    let found = number.filter(|number| matches!(file.end(*number), Ok(1..)));
+    if number.is_some() && found.is_none() {
+        tracing::warn!(path = %place.path.display(), "the undo log has nothing of the resync that was interrupted: the image of before it cannot be had again");
+        store.change(|superblock| superblock.undo = None);
+    }
+    UndoLog::start(file, place.limit, found)
 }
 
 /// Whether this backing holds a replica's metadata at its end.
@@ -219,6 +237,7 @@ pub struct Opened {
     pub backings: Vec<Backing>,
     pub area: Backing,
     pub at: u64,
+    pub undo: Option<UndoLog>,
     pub store: Store,
     pub recovery: Recovery,
 }
@@ -246,6 +265,21 @@ impl Opened {
             write_pages(self.area.disk(), &path, self.at, vec![page], &Pool::default())?;
         }
         Ok(())
+    }
+
+    /// Says that the image is whole again, as it was when the resync began, and under another name: its peers know nothing of it, so
+    /// all of it is compared by whoever comes to copy to it, or is copied to by it.
+    ///
+    /// # Errors
+    /// [`AreaError::Io`].
+    pub fn roll_back(&mut self, incarnation: Incarnation) -> Result<(), AreaError> {
+        self.store.change(|superblock| {
+            if let Some(undo) = superblock.undo.take() {
+                (superblock.state, superblock.generations) = (DataState::Whole, undo.generations);
+                superblock.peers = Default::default();
+            }
+        });
+        self.rename(incarnation)
     }
 }
 
@@ -317,8 +351,7 @@ pub(super) fn write_pages(
 }
 
 /// A new file is there after a crash only once its folder says so.
-pub(super) fn sync_folder(path: &Path) -> Result<(), AreaError> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(failed(folder, "made durable"))
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all())
 }

@@ -5,6 +5,7 @@ use super::clock;
 use super::complaints::Complaints;
 use super::link::Outbox;
 use super::log::Log;
+use super::undo::UndoLog;
 use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Refusal, Replica, Report, RequestId};
 use crate::ids::{Digest, Span};
 use crate::metadata::Batch;
@@ -41,6 +42,8 @@ impl Mailbox for Inbox {
 enum Pending {
     Job(Io),
     Digest(Io),
+    /// A chunk that is to be kept.
+    Kept(Io, Span, u64),
     /// One disk's part of a flush of all of them.
     Flush(Io),
     /// A part of the batch of metadata that is under way.
@@ -64,6 +67,7 @@ struct State {
     machine: Replica,
     disks: Vec<Box<dyn Device>>,
     area: Area,
+    undo: Option<UndoLog>,
     pending: Slab<Pending>,
     flushes: HashMap<Io, Parts>,
     /// The batch that is being written, and, once its pages are, being made durable.
@@ -110,6 +114,7 @@ impl Driver {
         machine: Replica,
         disks: Vec<Box<dyn Device>>,
         area: Area,
+        undo: Option<UndoLog>,
         reports: mpsc::UnboundedSender<Report>,
         admission: Arc<Admission>,
         log: Log,
@@ -118,6 +123,7 @@ impl Driver {
             machine,
             disks,
             area,
+            undo,
             pending: Slab::new(),
             flushes: HashMap::new(),
             batch: None,
@@ -275,6 +281,7 @@ impl State {
             }
             // Nobody there to hear it: the group is being taken down.
             Effect::Report(report) => drop(self.reports.send(report)),
+            Effect::DropKept => self.undo.iter().for_each(UndoLog::drop_kept),
             Effect::Tell(notice) => self.log.tell(notice),
         }
     }
@@ -285,9 +292,15 @@ impl State {
     }
 
     fn submit(&mut self, io: Io, job: Job, inbox: &Arc<Inbox>) {
-        let pending = if matches!(job, Job::Digest(_)) { Pending::Digest(io) } else { Pending::Job(io) };
+        let pending = match job {
+            Job::Digest(_) => Pending::Digest(io),
+            Job::Keep { span, number } => Pending::Kept(io, span, number),
+            _ => Pending::Job(io),
+        };
         let (volume, request) = match job {
-            Job::Read(span) | Job::Digest(span) => (span.volume, Request::Read { at: span.at, len: len(span) }),
+            Job::Read(span) | Job::Digest(span) | Job::Keep { span, .. } => {
+                (span.volume, Request::Read { at: span.at, len: len(span) })
+            }
             Job::Write { volume, at, data, fua } => (volume, Request::Write { at, data, fua }),
             Job::Zero { span, fua } => (span.volume, zeroes(span, fua, false)),
             Job::Trim(span) => (span.volume, zeroes(span, false, true)),
@@ -318,6 +331,15 @@ impl State {
         let pending = self.pending.remove(usize::try_from(tag).expect("a key of `pending`"));
         let event = match pending {
             Pending::Job(io) => Event::Done { io, answer: told(answer) },
+            Pending::Kept(io, span, number) => {
+                let done = self.done(Pending::Job(io), inbox);
+                match (answer, &self.undo) {
+                    (Ok(Reply::Data(data)), Some(undo)) => undo.keep(number, span, data, done),
+                    // It failed: so does who asked.
+                    _ => done.answer(Err(request::Refusal::Io)),
+                }
+                return;
+            }
             Pending::Digest(io) => {
                 let answer = match answer {
                     Ok(Reply::Data(data)) => Answer::Digest(Digest(Sha256::digest(&data).into())),

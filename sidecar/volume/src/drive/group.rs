@@ -310,15 +310,16 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, 
         leads: _,
         survey: _,
     } = parts;
-    let Opened { backings, area, at, store, recovery } = opened;
+    let Opened { backings, area, at, undo, store, recovery } = opened;
     let lanes = || backings.iter().map(|backing| backing.lane()).collect::<io::Result<Vec<_>>>();
     let area = Area::new(area.lane()?, at);
     let sizes = store.geometry().volumes().to_vec();
     let (incarnation, promised) = (store.superblock().incarnation.clone(), store.superblock().promised);
     let found = data(&incarnation, promised);
-    let machine = Replica::new(Setup { life, write_through, follow, resync }, store, recovery.is_guess());
+    let setup = Setup { life, write_through, follow, resync, keeps: undo.is_some() };
+    let machine = Replica::new(setup, store, recovery.is_guess());
     let names = exports.iter().map(|export| export.config.name.clone()).collect();
-    let driver = Driver::new(machine, lanes()?, area, reports, admission, Log::new(names));
+    let driver = Driver::new(machine, lanes()?, area, undo, reports, admission, Log::new(names));
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());
     tokio::task::spawn_local(Rc::clone(&driver).tick());
     if let Some(listener) = listener {

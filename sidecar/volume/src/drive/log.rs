@@ -67,6 +67,9 @@ impl Log {
                     "what could not be read was written anew"
                 );
             }
+            Notice::NotKept => tracing::warn!(
+                "the undo log is full, or failed: the resync goes on without, and if the leader is lost before it ends there is no whole image here; give it more room ([volumes].undo_mib, --undo-limit)"
+            ),
             Notice::Unreadable { span } => {
                 if let Some(untold) = self.unreadable.is_due(clock::now()) {
                     let volume = self.name(span);

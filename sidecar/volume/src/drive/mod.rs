@@ -18,6 +18,7 @@ mod link;
 mod log;
 mod progress;
 pub mod resize;
+pub mod undo;
 
 pub(crate) use clock::now;
 pub use driver::{Admission, Driver};

@@ -80,7 +80,7 @@ impl Files {
         write_pages(&Disk::open(&self.options(&draft), pool.clone())?, &draft, 0, pages, pool)?;
         crash_point(&draft)?;
         fs::rename(&draft, &journal).map_err(failed(&draft, "renamed"))?;
-        sync_folder(&journal)?;
+        sync_folder(&journal).map_err(failed(&journal, "made durable"))?;
         // The backings stay locked, the file is opened anew: it is about to be longer.
         let Opened { backings: _locked, area, .. } = opened;
         drop(area);
@@ -102,7 +102,7 @@ impl Files {
         write_pages(&Disk::open(&self.options(path), pool.clone())?, path, 0, pages().collect(), pool)?;
         crash_point(path)?;
         fs::remove_file(journal).map_err(failed(journal, "removed"))?;
-        sync_folder(path)?;
+        sync_folder(path).map_err(failed(path, "made durable"))?;
         let now = store.geometry().volumes().to_vec();
         Ok(Resized { before: now.clone(), now })
     }

@@ -45,7 +45,7 @@ pub use grow::{Ungrown, grown};
 pub use locator::Locator;
 pub use page::{PAGE, PageFault};
 pub use store::{Batch, Recovery, Store};
-pub use superblock::{DataState, Peer, Slot, Superblock, unclaimed};
+pub use superblock::{DataState, Peer, Slot, Superblock, Undo, unclaimed};
 
 /// Why an area can not be used. None of these is repaired by itself: what was promised in it is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -88,6 +88,7 @@ impl Store {
             completed: None,
             peers: [const { None }; PEERS_MAX],
             next_tag: 1,
+            undo: None,
         };
         let mut pages: Vec<_> = ActivityLog::blank_ring().map(|(page, bytes)| (page * PAGE as u64, bytes)).collect();
         pages.extend([0, 1].map(|copy| (copy * PAGE as u64, superblock.encode(1))));
@@ -176,7 +177,8 @@ impl Store {
     /// Under another name from now on: to its peers it is a replica that they know nothing of. Before anything else is done; the
     /// pages must be durable, one after the other, before it is used.
     pub fn rename(&mut self, incarnation: Incarnation) -> [(u64, Bytes); 2] {
-        self.change(|superblock| superblock.incarnation = incarnation);
+        // What is in an undo log is of that replica, not of this one.
+        self.change(|superblock| (superblock.incarnation, superblock.undo) = (incarnation, None));
         self.copies = [self.version; 2];
         [0, 1].map(|copy| (copy * PAGE as u64, self.superblock.encode(self.version)))
     }

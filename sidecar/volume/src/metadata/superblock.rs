@@ -27,6 +27,15 @@ pub struct Peer {
     pub differs: bool,
 }
 
+/// The last whole image, while a resync overwrites it: what is overwritten is kept under this number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undo {
+    /// No other resync of any replica has it.
+    pub number: u64,
+    /// The history of that image.
+    pub generations: Vec<Generation>,
+}
+
 /// The lineage of a replica that no cluster has taken in yet.
 ///
 /// # Panics
@@ -52,6 +61,8 @@ pub struct Superblock {
     pub completed: Option<Generation>,
     pub peers: [Option<Peer>; PEERS_MAX],
     pub next_tag: u64,
+    /// Only of an inconsistent image: from what it can be made whole again, as it was.
+    pub undo: Option<Undo>,
 }
 
 impl Superblock {
@@ -108,6 +119,14 @@ impl Superblock {
         // Behind what the first programs wrote, and zero where they did.
         let differing = |(slot, peer): (usize, &Option<Peer>)| peer.as_ref().filter(|peer| peer.differs).map(|_| slot);
         draft.u8(self.peers.iter().enumerate().filter_map(differing).fold(0, |set, slot| set | 1 << slot));
+        let undo = self.undo.as_ref();
+        draft.u64(undo.map_or(0, |undo| undo.number));
+        let generations = undo.map_or(&[][..], |undo| &undo.generations);
+        draft.u8(u8::try_from(generations.len()).expect("at most GENERATIONS_MAX"));
+        for generation in generations {
+            draft.u64(generation.epoch.0);
+            draft.u32(generation.turn);
+        }
         draft.seal()
     }
 
@@ -147,6 +166,14 @@ impl Superblock {
         for (slot, peer) in peers.iter_mut().enumerate() {
             peer.iter_mut().for_each(|peer| peer.differs = differing & 1 << slot != 0);
         }
-        Ok((version, Self { lineage, incarnation, geometry, promised, state, generations, completed, peers, next_tag }))
+        let (number, count) = (read.u64("undo")?, read.u8("undo")?);
+        let mut generation =
+            || Ok::<_, PageFault>(Generation { epoch: Epoch(read.u64("undo")?), turn: read.u32("undo")? });
+        let kept = (0..count).map(|_| generation()).collect::<Result<Vec<_>, _>>()?;
+        let undo = Some(Undo { number, generations: kept }).filter(|undo| undo.number > 0);
+        Ok((
+            version,
+            Self { lineage, incarnation, geometry, promised, state, generations, completed, peers, next_tag, undo },
+        ))
     }
 }

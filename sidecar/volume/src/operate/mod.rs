@@ -81,6 +81,7 @@ impl Operated {
             "follow": survey.follow.as_str(),
             "lag_ms": survey.lag.at(now),
             "consistent": survey.consistent,
+            "undo_log": survey.keeps,
             "failed": survey.failed,
             "stranger": survey.stranger,
             "peers": peers,

@@ -78,7 +78,9 @@ impl World {
                 }
                 Ok(())
             }
-            Effect::Persist(_) | Effect::HangUp { .. } | Effect::Answer { .. } | Effect::Tell(_) => Ok(()),
+            Effect::Persist(_) | Effect::HangUp { .. } | Effect::Answer { .. } | Effect::DropKept | Effect::Tell(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -213,6 +215,7 @@ impl World {
                 return Err(format!("n{node} has forgotten its promise"));
             }
             if store.superblock().state != DataState::Whole {
+                self.check_kept(node, data, store, completed)?;
                 continue;
             }
             self.ledger.is_prefix(data, &format!("n{node} is whole and has"))?;
@@ -229,6 +232,27 @@ impl World {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// What an interrupted resync has overwritten can be put back: then the image is what it was.
+    fn check_kept(&mut self, node: usize, data: &[u8], store: &Store, completed: Option<Generation>) -> Outcome {
+        let Some(undo) = &store.superblock().undo else { return Ok(()) };
+        let mut data = data.to_vec();
+        let of_this = |(number, range, bytes): &'_ (u64, Range<usize>, Vec<u8>)| {
+            (*number == undo.number).then(|| (range.clone(), bytes.clone()))
+        };
+        // The first of several counts.
+        for (range, bytes) in self.nodes[node].kept.iter().rev().filter_map(of_this) {
+            data[range].copy_from_slice(&bytes);
+        }
+        self.ledger.is_prefix(&data, &format!("n{node}, rolled back, has"))?;
+        let known =
+            |last: Generation| undo.generations.iter().any(|one| one.epoch == last.epoch && one.turn >= last.turn);
+        if completed.is_some_and(known) {
+            self.ledger.has_all(0, &data, true, &format!("n{node}, rolled back, knows the generation and has"))?;
+        }
+        self.met.rolled_back += 1;
         Ok(())
     }
 

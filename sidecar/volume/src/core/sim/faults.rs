@@ -5,7 +5,7 @@ use super::weather::Fault;
 use super::world::{Wire, World, recover};
 use crate::core::rate::Limits;
 use crate::core::resync::Windows;
-use crate::core::{Event, Replica, Report, Setup};
+use crate::core::{Event, Job, Replica, Report, Setup};
 use crate::ids::Life;
 use crate::metadata::PAGE;
 use lease::ids::Epoch;
@@ -97,6 +97,13 @@ impl World {
         self.note(|| format!("n{node} {}", if power { "loses power" } else { "dies" }));
         let jobs = std::mem::take(&mut self.nodes[node].jobs);
         let changes: Vec<_> = jobs.iter().filter_map(|(_, job, _)| self.bytes_of(job)).collect();
+        for (_, job, _) in &jobs {
+            if let Job::Keep { span, number } = job
+                && self.dice.below(2) == 0
+            {
+                self.keep(node, *number, self.place(*span));
+            }
+        }
         let dice = &mut self.dice;
         let here = &mut self.nodes[node];
         for (at, bytes) in changes {
@@ -136,8 +143,13 @@ impl World {
         here.life += 1;
         let slow = Limits { floor: 1 << 20, ceiling: 2 << 20 };
         let resync = if self.weather.narrow { slow } else { Limits::default() };
-        let setup =
-            Setup { life: Life(here.life), write_through: self.weather.write_through, follow: here.follow, resync };
+        let setup = Setup {
+            life: Life(here.life),
+            write_through: self.weather.write_through,
+            follow: here.follow,
+            resync,
+            keeps: self.weather.keeps,
+        };
         let mut replica = Replica::new(setup, store, recovery.is_guess());
         replica.without = self.weather.without;
         if self.weather.narrow {

@@ -97,6 +97,7 @@ impl World {
             Notice::Verified(verification) => return self.check_verified(node, &verification),
             Notice::Served { .. } => self.met.served += 1,
             Notice::Repaired { .. } => self.met.repaired += 1,
+            Notice::NotKept => self.met.not_kept += 1,
             Notice::Unreadable { .. } => {}
         }
         Ok(())

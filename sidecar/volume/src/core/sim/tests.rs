@@ -51,6 +51,9 @@ fn sum(seeds: std::ops::Range<u64>, weather: impl Fn(u64) -> Weather) -> Met {
         all.found += met.found;
         all.served += met.served;
         all.repaired += met.repaired;
+        all.kept += met.kept;
+        all.not_kept += met.not_kept;
+        all.rolled_back += met.rolled_back;
     }
     all
 }
@@ -80,6 +83,17 @@ fn who_follows_holds_nobody_up_and_is_always_whole() {
     eprintln!("{met:?}");
     let cached = sum(12..24, |_| Weather::of(FAULTS).followed().cached());
     eprintln!("{cached:?}");
+}
+
+/// Standbys that die and are cut off, again and again in the middle of a resync: what it has overwritten can be put back.
+#[test]
+fn an_interrupted_resync_can_be_rolled_back() {
+    const FAULTS: &[(usize, Fault)] = &[(3, Fault::Crash), (3, Fault::Cut), (1, Fault::Lag), (1, Fault::Unreadable)];
+    let met = sum(0..12, |_| Weather::of(FAULTS).keeping());
+    eprintln!("{met:?}");
+    let others = sum(12..24, |_| Weather::of(FAULTS).keeping().cached().unruly());
+    eprintln!("{others:?}");
+    assert!(met.kept > 200 && met.not_kept > 2 && met.rolled_back > 100, "{met:?}");
 }
 
 /// A holder whose disk fails many reads, with writes that meet them.
@@ -176,5 +190,7 @@ left_out! {
     sending_again_what_was_reached_is_found SendUnreached Weather::of(&[(1, Fault::Cut), (2, Fault::Lag), (1, Fault::Crash)]).followed();
     a_follower_that_knows_too_much_is_found FollowerUnknowing Weather::of(&[(1, Fault::Cut), (1, Fault::Lag)]).followed();
     a_lag_that_is_told_small_is_found LagFromProbe Weather::of(&[(3, Fault::Lag), (1, Fault::Cut)]).followed();
+    overwriting_what_is_not_kept_is_found KeepFirst Weather::of(&[(1, Fault::Crash), (1, Fault::Cut)]).keeping();
+    an_undo_log_that_lacks_something_is_found GiveUpFirst Weather::of(&[(2, Fault::Unreadable), (1, Fault::Crash), (1, Fault::Cut)]).keeping();
     writing_back_what_is_old_is_found RepairUndone Weather::of(&[(8, Fault::Unreadable), (2, Fault::Lag)]).verified();
 }

@@ -76,6 +76,8 @@ pub(super) struct Weather {
     pub(super) follows: bool,
     /// A resync has less under way than the smallest volume has chunks.
     pub(super) narrow: bool,
+    /// Standbys keep what a resync overwrites.
+    pub(super) keeps: bool,
     pub(super) without: Option<Guard>,
 }
 
@@ -112,6 +114,7 @@ impl Weather {
             write_through: seed.is_multiple_of(2),
             follows: seed % 5 == 3,
             narrow: seed % 4 >= 2,
+            keeps: seed % 3 != 1,
             without: None,
         }
     }
@@ -132,6 +135,7 @@ impl Weather {
             write_through: true,
             follows: false,
             narrow: false,
+            keeps: false,
             without: None,
         }
     }
@@ -144,6 +148,11 @@ impl Weather {
     /// With a node that follows asynchronously.
     pub(super) const fn followed(self) -> Self {
         Self { follows: true, ..self }
+    }
+
+    /// With an undo log.
+    pub(super) const fn keeping(self) -> Self {
+        Self { keeps: true, ..self }
     }
 
     /// With hardly a rest between two faults.

@@ -28,6 +28,8 @@ pub(super) struct Node {
     pub(super) follow: Follow,
     pub(super) data: Disk,
     pub(super) meta: Disk,
+    /// The undo log: under which number, where, and what was there. In order, and for good.
+    pub(super) kept: Vec<(u64, Range<usize>, Vec<u8>)>,
     /// What a start now would find in the metadata; forgotten with each write to it.
     pub(super) found: Option<(Store, Recovery)>,
     /// `None`: down.
@@ -125,6 +127,9 @@ pub(super) struct Met {
     pub(super) found: usize,
     pub(super) served: usize,
     pub(super) repaired: usize,
+    pub(super) kept: usize,
+    pub(super) not_kept: usize,
+    pub(super) rolled_back: usize,
 }
 
 #[derive(Debug)]
@@ -201,6 +206,7 @@ impl World {
                 follow: if weather.follows && number > 0 && number + 1 == count { Follow::Async } else { Follow::Sync },
                 data: Disk::new(size),
                 meta,
+                kept: Vec::new(),
                 found: None,
                 replica: None,
                 life: 0,
@@ -284,7 +290,7 @@ impl World {
         match job {
             Job::Write { data, .. } => Some((at, data.to_vec())),
             Job::Zero { .. } | Job::Trim(_) => Some((at, vec![0; usize::try_from(span.len).expect("small")])),
-            Job::Read(_) | Job::Digest(_) | Job::Flush => None,
+            Job::Read(_) | Job::Digest(_) | Job::Keep { .. } | Job::Flush => None,
         }
     }
 
@@ -402,6 +408,7 @@ impl World {
                 }
             }
             Effect::Answer { id, result } => self.told(node, id, result)?,
+            Effect::DropKept => self.nodes[node].kept.clear(),
             Effect::Tell(notice) => self.noticed(node, notice)?,
             Effect::Report(report) => {
                 if report.caught_up.is_some() && report.caught_up != self.nodes[node].told.caught_up {
@@ -486,11 +493,16 @@ impl World {
         self.step_replica(node, Event::Done { io, answer })
     }
 
+    pub(super) fn keep(&mut self, node: usize, number: u64, range: Range<usize>) {
+        let bytes = self.as_written(node, range.clone(), &self.nodes[node].data.bytes[range.clone()]).into_owned();
+        self.nodes[node].kept.push((number, range, bytes));
+    }
+
     fn do_job(&mut self, node: usize, job: &Job, mark: usize) -> Answer {
         let (range, change) = (job.span().map(|span| self.place(span)), self.bytes_of(job));
         let sectors = job.span().map_or(0..0, |span| self.sectors(span));
         let here = &mut self.nodes[node];
-        let reads = matches!(job, Job::Read(_) | Job::Digest(_));
+        let reads = matches!(job, Job::Read(_) | Job::Digest(_) | Job::Keep { .. });
         if reads && std::mem::take(&mut here.unreadable) {
             here.bad.insert(sectors.start);
         }
@@ -507,6 +519,12 @@ impl World {
         }
         match job {
             Job::Read(_) => return Answer::Data(Bytes::copy_from_slice(&here.data.bytes[range.expect("it has one")])),
+            // Full.
+            Job::Keep { .. } if self.dice.below(200) == 0 => return Answer::Failed,
+            Job::Keep { number, .. } => {
+                self.met.kept += 1;
+                self.keep(node, *number, range.expect("it has one"));
+            }
             Job::Digest(_) => return Answer::Digest(digest(&here.data.bytes[range.expect("it has one")])),
             Job::Flush => {
                 here.data.flushed(mark);

@@ -111,7 +111,12 @@ impl Drop for Folder {
 }
 
 fn files(folder: &Path, tail: bool) -> Files {
-    Files { backings: vec![folder.join("disk")], metadata: (!tail).then(|| folder.join("meta")), buffered: true }
+    Files {
+        backings: vec![folder.join("disk")],
+        metadata: (!tail).then(|| folder.join("meta")),
+        undo: None,
+        buffered: true,
+    }
 }
 
 fn name(text: &str) -> Incarnation {
