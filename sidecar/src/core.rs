@@ -14,6 +14,7 @@ use crate::once::Once;
 use crate::peers::Peers;
 use crate::resources;
 use crate::snapshot::{Decision, Snapshot};
+use crate::standstill;
 use crate::volumes::Volumes;
 use lease::change::Write;
 use lease::events;
@@ -125,6 +126,9 @@ impl Core {
                 ending = true;
                 self.notifier.stopping();
             }
+            if event == Event::Tick {
+                self.end_if_volumes_hang();
+            }
             let now = clock::now();
             let effects = self.node.step(event, now);
             if let Some((volumes, _)) = &mut self.volumes {
@@ -210,6 +214,17 @@ impl Core {
                 }
             }
             Effect::Exit | Effect::Heartbeat | Effect::Reboot { .. } => unreachable!("these are the loop's own"),
+        }
+    }
+
+    /// The lease must not be renewed by a node whose volumes answer nobody, and the workload cannot be stopped without them. The end
+    /// of the process ends both.
+    fn end_if_volumes_hang(&mut self) {
+        if let Some((volumes, _)) = &mut self.volumes
+            && volumes.hang()
+        {
+            tracing::error!(limit_ms = %standstill::LIMIT, "the volumes' thread stands still: this process ends, and with it the right to serve; keep its core dump, and tell us");
+            std::process::abort();
         }
     }
 

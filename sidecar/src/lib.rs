@@ -32,6 +32,7 @@ pub mod resources;
 pub mod run;
 pub mod screen;
 pub mod snapshot;
+pub mod standstill;
 pub mod state_dir;
 pub mod status;
 pub mod store;

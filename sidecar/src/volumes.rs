@@ -11,6 +11,7 @@ use crate::identity::{PeerKey, random_hex};
 use crate::node::Node;
 use crate::peers::pins::Pins;
 use crate::peers::tls;
+use crate::standstill::Standstill;
 use crate::state_dir::{StateDir, StateError};
 use bridge::{Bridge, Heard};
 use lease::ids::{Epoch, Incarnation};
@@ -141,6 +142,7 @@ pub struct Volumes {
     leads: watch::Receiver<Option<Epoch>>,
     shown: Operated,
     bridge: Bridge,
+    standstill: Standstill,
 }
 
 impl Volumes {
@@ -186,7 +188,8 @@ impl Volumes {
         let group = Arc::new(Group::start(parts, tell).await?);
         let commander = group.commander();
         let shown = Operated { names, survey: shown, commander, verify_mib_s: config.verify_mib_s };
-        let volumes = Self { group, admission, leads: led, shown, bridge: Bridge::default() };
+        let standstill = Standstill::new(group.turns());
+        let volumes = Self { group, admission, leads: led, shown, bridge: Bridge::default(), standstill };
         Ok((volumes, reports))
     }
 
@@ -242,6 +245,11 @@ impl Volumes {
             );
         }
         self.bridge.heard(report)
+    }
+
+    /// To be asked each tick: whether their thread hangs. Nothing more is to be had of it then, not even its end.
+    pub fn hang(&mut self) -> bool {
+        self.standstill.is_one()
     }
 
     /// What the replica tells its peers by the heartbeat.

@@ -184,7 +184,8 @@ fn forced_target<'a, 'b>(
     let node = target.node();
     if !target.whole() {
         let why = format!("the data of {node} is not a whole image: nothing could be opened");
-        return Err(Box::new(block(R410, why, "restore it from a snapshot, or name another node")));
+        let what = "name another node, roll it back if its undo log has the image of before the resync (leasehold volume rollback), or restore it from a snapshot";
+        return Err(Box::new(block(R410, why, what)));
     }
     if !target.in_sync && !wish.accept_data_loss {
         let lag = asynchronous::lag_told(target);

@@ -200,14 +200,15 @@ impl Driver {
         }
     }
 
-    /// Lets the machine see that time passes, for ever.
-    pub(super) async fn tick(self: Rc<Self>) {
+    /// Lets the machine see that time passes, and others that this thread turns, for ever.
+    pub(super) async fn tick(self: Rc<Self>, turns: Arc<AtomicU64>) {
         let mut ticks = tokio::time::interval(crate::core::TICK.into());
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.step(Event::Tick);
             self.kick();
+            turns.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

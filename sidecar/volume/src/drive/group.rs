@@ -24,6 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -134,6 +135,7 @@ pub struct Group {
     orders: Option<mpsc::UnboundedSender<Order>>,
     thread: Option<JoinHandle<()>>,
     places: Vec<Place>,
+    turns: Arc<AtomicU64>,
 }
 
 impl Group {
@@ -144,6 +146,8 @@ impl Group {
     pub async fn start(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Self, GroupError> {
         let (orders, arriving) = mpsc::unbounded_channel();
         let (started, is_started) = oneshot::channel();
+        let turns = Arc::new(AtomicU64::new(0));
+        let turned = Arc::clone(&turns);
         let thread = std::thread::Builder::new().name("volume-group".to_owned()).spawn(move || {
             if parts.exports.iter().any(|export| export.device.is_some()) {
                 device::prepare_process();
@@ -152,17 +156,23 @@ impl Group {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(started.send(Err(error.into()))),
             };
-            LocalSet::new().block_on(&runtime, run(parts, arriving, reports, started));
+            LocalSet::new().block_on(&runtime, run(parts, arriving, reports, started, turned));
         })?;
         let places =
             is_started.await.unwrap_or_else(|_| Err(io::Error::other("the volume's thread ended at once").into()))?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), places })
+        Ok(Self { orders: Some(orders), thread: Some(thread), places, turns })
     }
 
     /// Where clients can connect, with the ports that the system chose.
     #[must_use]
     pub fn places(&self) -> &[Place] {
         &self.places
+    }
+
+    /// Rises with each turn of its thread, at least each [`crate::core::TICK`]: whoever watches sees whether it hangs.
+    #[must_use]
+    pub fn turns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.turns)
     }
 
     /// For an operator.
@@ -198,9 +208,10 @@ async fn run(
     mut orders: mpsc::UnboundedReceiver<Order>,
     reports: mpsc::UnboundedSender<Report>,
     started: Started,
+    turns: Arc<AtomicU64>,
 ) {
     let (leads, shown) = (parts.leads.clone(), parts.survey.clone());
-    let Built { driver, stop, mut servers, security, places, devices } = match build(parts, reports) {
+    let Built { driver, stop, mut servers, security, places, devices } = match build(parts, reports, turns) {
         Ok(built) => built,
         Err(error) => return drop(started.send(Err(error))),
     };
@@ -296,7 +307,7 @@ impl Devices {
     }
 }
 
-fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, GroupError> {
+fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>, turns: Arc<AtomicU64>) -> Result<Built, GroupError> {
     let Parts {
         opened,
         life,
@@ -321,7 +332,7 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>) -> Result<Built, 
     let names = exports.iter().map(|export| export.config.name.clone()).collect();
     let driver = Driver::new(machine, lanes()?, area, undo, reports, admission, Log::new(names));
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());
-    tokio::task::spawn_local(Rc::clone(&driver).tick());
+    tokio::task::spawn_local(Rc::clone(&driver).tick(turns));
     if let Some(listener) = listener {
         let listener = TcpListener::from_std(listener)?;
         tokio::task::spawn_local(accept(Rc::clone(&driver), listener, security.clone()));
