@@ -214,6 +214,13 @@ impl World {
         if lossy && here {
             // The operator gave up what only others have: from here on, this is the truth.
             let contents = self.hosts[host].replica.sure();
+            if let Err((sector, least)) = self.history.is_image(&contents) {
+                let what = format!(
+                    "{} took epoch {} with an image that nobody ever had: it shows later writes, and not {least} in sector {sector}",
+                    holder.node, row.epoch
+                );
+                self.broken("I5", what);
+            }
             self.history.begin_again(&contents);
         }
     }

@@ -5,7 +5,7 @@
 //! asked for, or a later one that somebody has submitted before the answer: of those that are completed or given up while it
 //! lasts it may see each or none. Never one that nobody submitted; and what an earlier read had returned stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One write: the epoch it was made in, and its number there. The zero version is the formatted disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +29,8 @@ struct Sector {
     /// All that were ever submitted, without those that were given up.
     submitted: BTreeSet<Version>,
     given_up: BTreeSet<Version>,
+    /// What was acknowledged here, by the number of the acknowledgement among all.
+    order: Vec<(usize, Version)>,
 }
 
 impl Sector {
@@ -45,6 +47,9 @@ pub struct History {
     sectors: Vec<Sector>,
     /// How often an operator has accepted the loss of data.
     losses: u32,
+    acknowledgements: usize,
+    /// How many of them each write had before it when it was submitted.
+    floors: BTreeMap<Version, usize>,
 }
 
 /// A read under way: what had been told when it was asked for.
@@ -82,7 +87,7 @@ impl std::fmt::Display for Wrong {
 impl History {
     #[must_use]
     pub fn new(sectors: usize) -> Self {
-        Self { sectors: vec![Sector::default(); sectors], losses: 0 }
+        Self { sectors: vec![Sector::default(); sectors], losses: 0, acknowledgements: 0, floors: BTreeMap::new() }
     }
 
     #[must_use]
@@ -97,11 +102,35 @@ impl History {
 
     pub fn submitted(&mut self, sector: usize, version: Version) {
         self.sectors[sector].submitted.insert(version);
+        self.floors.insert(version, self.acknowledgements);
     }
 
     pub fn acknowledged(&mut self, sector: usize, version: Version) {
         let sector = &mut self.sectors[sector];
         sector.acknowledged = sector.acknowledged.max(version);
+        self.acknowledgements += 1;
+        sector.order.push((self.acknowledgements, sector.acknowledged));
+    }
+
+    /// Whether these contents are an image that a holder had at some moment: who shows a write also shows what had been acknowledged
+    /// before that was submitted. Told is the first sector that does not, with what it lacks. Says nothing where loss was accepted
+    /// before: then there are several histories.
+    ///
+    /// # Errors
+    /// The sector, and what should be there at the least.
+    pub fn is_image(&self, contents: &[Version]) -> Result<(), (usize, Version)> {
+        if self.losses > 0 {
+            return Ok(());
+        }
+        let floor = contents.iter().filter_map(|version| self.floors.get(version)).max().copied().unwrap_or(0);
+        for (number, (sector, content)) in self.sectors.iter().zip(contents).enumerate() {
+            let before = sector.order.partition_point(|(place, _)| *place <= floor);
+            let least = before.checked_sub(1).map_or(Version::default(), |last| sector.order[last].1);
+            if *content < least {
+                return Err((number, least));
+            }
+        }
+        Ok(())
     }
 
     /// The last acknowledged write of a sector.
@@ -209,6 +238,18 @@ mod tests {
         assert_eq!(history.answered(one, v(1, 5)), Ok(()));
         assert_eq!(history.answered(other, v(1, 3)), Ok(()), "asked before either was told");
         assert!(read(&mut history, v(1, 3)).is_err(), "asked afterwards");
+    }
+
+    #[test]
+    fn an_image_shows_what_was_acknowledged_before_what_it_shows() {
+        let mut history = History::new(2);
+        history.submitted(0, v(1, 1));
+        history.acknowledged(0, v(1, 1));
+        history.submitted(1, v(1, 2));
+        assert_eq!(history.is_image(&[v(0, 0), v(0, 0)]), Ok(()), "old, and whole");
+        assert_eq!(history.is_image(&[v(1, 1), v(0, 0)]), Ok(()));
+        assert_eq!(history.is_image(&[v(1, 1), v(1, 2)]), Ok(()));
+        assert_eq!(history.is_image(&[v(0, 0), v(1, 2)]), Err((0, v(1, 1))), "the later one without the earlier one");
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(super) const ALL: &[(usize, Fault)] = &[
     (3, Fault::Slow),
     (1, Fault::Stall),
     (1, Fault::Sick),
-    (1, Fault::Unreadable),
+    (2, Fault::Unreadable),
     (3, Fault::Freeze),
     (1, Fault::Rot),
 ];
