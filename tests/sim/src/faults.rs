@@ -64,6 +64,11 @@ pub enum Undo {
     Isolate {
         host: usize,
     },
+    /// The second half of a story: this VM stands still, its clocks go on.
+    HeldUp {
+        host: usize,
+        span: Us,
+    },
     /// The second half of a story: all links of this node are cut.
     CutOff {
         host: usize,
@@ -580,6 +585,7 @@ impl World {
                     self.really(Kind::Isolate, host, 0);
                 }
             }
+            Undo::HeldUp { host, span } => self.stand_still(host, Standstill::ClocksRun, span),
             Undo::CutOff { host, span } => self.cut_from_peers(host, span),
             Undo::Flap { one, other, turns, pace } => {
                 if !self.healed {

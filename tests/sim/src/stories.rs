@@ -47,6 +47,8 @@ pub enum Story {
     EventsLost,
     /// The holder's instance is stopped while the standbys' disks hang with its last writes.
     DisksHang,
+    /// The holder, alone in the set, stands still with its clocks going, for longer than a disk may.
+    AloneHeldUp,
     /// The link to a standby comes and goes, each time for too short to take the standby in.
     StandbyFlaps,
     /// A holder whose clocks stood still comes back while its successor's acceptance is on its way, and the table is gone; the
@@ -73,6 +75,8 @@ pub struct Gaps {
     held_up: Us,
     /// How often the in-sync set has changed within an epoch.
     pub changes: u32,
+    /// In which epoch it began.
+    epoch: u64,
     routes_moved: bool,
 }
 
@@ -89,7 +93,7 @@ impl Gaps {
 }
 
 impl Story {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::TableAwayForAll,
         Self::TableAwayForHolder,
         Self::TableAwayForStandby,
@@ -109,6 +113,7 @@ impl Story {
         Self::LateRoute,
         Self::EventsLost,
         Self::DisksHang,
+        Self::AloneHeldUp,
         Self::StandbyFlaps,
         Self::TakeoverCrossed,
     ];
@@ -163,6 +168,10 @@ impl World {
                 let within = taken_over + self.gaps.held_up + slow(2_000);
                 (within, within)
             }
+            Story::AloneHeldUp => {
+                let within = going_on + self.gaps.held_up;
+                (within, within.max(without_member))
+            }
             Story::DisksHang => (taken_over + self.gaps.held_up, taken_over + self.gaps.held_up),
             // Held up once, until it is taken out; or twice, where it was about to be.
             Story::StandbyFlaps => (going_on, 2 * without_member),
@@ -189,7 +198,8 @@ impl World {
         let Some(holder) = holder else { return self.broken("L1", "nobody serves a quiet world".into()) };
         self.counts.stories.one(story as usize);
         let standby = (holder + 1) % self.hosts.len();
-        self.gaps = Gaps { answered_at: self.now, acknowledged_at: self.now, ..Gaps::default() };
+        let epoch = self.store.row.as_ref().map_or(0, |row| row.epoch.0);
+        self.gaps = Gaps { answered_at: self.now, acknowledged_at: self.now, epoch, ..Gaps::default() };
         let ttl = self.config.policy.ttl_ms.0 * 1_000;
         let span = self.dice.between(3 * ttl, 6 * ttl);
         self.trace.line(self.now, "story", || format!("{story:?}; {} holds", NAMES[holder]));
@@ -240,6 +250,13 @@ impl World {
                 }
                 let at = self.now + self.dice.between(20_000, 400_000);
                 self.queue.push(at, Happening::StopInstance { host: holder });
+            }
+            Story::AloneHeldUp => {
+                self.cut_from_peers(holder, 12 * ttl);
+                // By the slowest clock as long as a disk may stand still, and more.
+                self.gaps.held_up = self.dice.between(13_000_000, 17_000_000);
+                let span = self.gaps.held_up;
+                self.undo_after(ttl + 2_000_000, Undo::HeldUp { host: holder, span });
             }
             Story::StandbyFlaps => {
                 let silence = self.config.policy.peer_silence_ms.0 * 1_000 * 10 / 9;
@@ -343,6 +360,12 @@ impl World {
         let Some(story) = self.weather.story else { return };
         let (answered, acknowledged) = self.promised_gaps(story);
         let gaps = self.gaps;
+        let epoch = self.store.row.as_ref().map_or(0, |row| row.epoch.0);
+        let stays = story == Story::AloneHeldUp || Self::promised_changes(story) < u32::MAX;
+        if stays && epoch != gaps.epoch {
+            let what = format!("{story:?}: epoch {epoch} began; promised is that {} goes on", gaps.epoch);
+            self.broken("L1", what);
+        }
         if gaps.changes > Self::promised_changes(story) {
             let most = Self::promised_changes(story);
             self.broken(
