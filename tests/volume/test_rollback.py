@@ -21,7 +21,8 @@ def behind(folder: Path, request: pytest.FixtureRequest) -> tuple[Replica, Repli
     leader, standby = Replica(folder, "a", size=SIZE), Replica(folder, "b", size=SIZE)
     for replica in (leader, standby):
         request.addfinalizer(lambda replica=replica: replica.process and replica.process.poll() is None and replica.kill())
-    leader.lead(standby.follow())
+    # Slowly: what is brought up to date is to be killed before it has all.
+    leader.lead(standby.follow(), args=("--resync-floor", "32", "--resync-ceiling", "32"))
     leader.hears("in sync with")
     _fill(leader, 0x11, 0, SIZE)
     standby.kill()
@@ -121,7 +122,8 @@ def test_a_log_that_is_full_does_not_hold_up_the_resync_and_is_not_taken_for_who
 
 def test_a_log_that_was_lost_or_damaged_is_not_taken_for_whole(behind: tuple[Replica, Replica, Path]) -> None:
     leader, standby, _ = behind
-    _resync_until(standby, 4 << 20)
+    # More than is under way at once: by then the first chunks were confirmed, and a later one says so.
+    _resync_until(standby, 40 << 20)
     leader.kill()
     standby.kill()
     kept = _undo(standby).read_bytes()

@@ -6,9 +6,9 @@
 //! ```
 //! A chunk counts if its header names the number that the superblock does, and both sums are right: what a crash tore had not been
 //! confirmed, so nothing was overwritten for it. Each process begins at a slot `first`, and says with each chunk up to where it is `sure`
-//! of what it has written: a chunk that is missing there was lost later, and with it the image. Of several under one number the one in the
-//! first slot counts. The file is written by a thread of its own, in the order in which it is asked, and made durable once for all that
-//! wait.
+//! of what it has written: a chunk that is missing there was lost later, and with it the image. Where nobody waits any more it says so in
+//! a slot without a chunk, of length 0. Of several under one number the one in the first slot counts. The file is written by a thread of
+//! its own, in the order in which it is asked, and made durable once for all that wait.
 
 use crate::ids::{Span, VolumeNo};
 use crate::metadata::PAGE;
@@ -160,7 +160,8 @@ impl UndoFile {
             }
             valid.insert(entry.slot);
             sure.insert(entry.sure);
-            if seen.insert((entry.span.volume.0, entry.span.at)) {
+            let is_chunk = entry.span.len > 0;
+            if is_chunk && seen.insert((entry.span.volume.0, entry.span.at)) {
                 found.push(entry);
             }
         }
@@ -226,7 +227,7 @@ impl UndoLog {
             }
         };
         let path = file.path.clone();
-        let mut writer = Writer { limit: limit / file.stride, file, number, next, first: next, sure: next };
+        let mut writer = Writer { limit: limit / file.stride, file, number, next, first: next, sure: next, said: next };
         let (tasks, asked) = mpsc::channel();
         let thread = std::thread::Builder::new().name("undo log".into()).spawn(move || writer.run(&asked));
         let thread = thread.map_err(failed(&path, "written to: no thread"))?;
@@ -264,11 +265,16 @@ struct Writer {
     /// Where this process began under this number, and up to where all of it is durable.
     first: u64,
     sure: u64,
+    /// The last `sure` that was written without a chunk.
+    said: u64,
 }
 
 impl Writer {
     fn run(&mut self, asked: &mpsc::Receiver<Task>) {
-        while let Ok(first) = asked.recv() {
+        while let Some(first) = asked.try_recv().ok().or_else(|| {
+            self.say_sure();
+            asked.recv().ok()
+        }) {
             let mut written = Vec::new();
             for task in std::iter::once(first).chain(asked.try_iter()) {
                 match task {
@@ -301,8 +307,19 @@ impl Writer {
         }
     }
 
+    /// Nothing waits: what is confirmed so far is said in the file, where no later chunk may ever say it. Nobody relies on it.
+    fn say_sure(&mut self) {
+        let Some(number) = self.number.filter(|_| self.said < self.sure && self.next < self.limit) else { return };
+        let nothing = Span { volume: VolumeNo(0), at: 0, len: 0 };
+        match self.file.write(self.next, number, nothing, (self.first, self.sure), &[]) {
+            // The next chunk comes into the same slot.
+            Ok(()) => self.said = self.sure,
+            Err(error) => tracing::warn!(%error, "what is confirmed of the undo log is not written into it"),
+        }
+    }
+
     fn begin(&mut self, number: Option<u64>) {
-        (self.number, self.next, self.first, self.sure) = (number, 0, 0, 0);
+        (self.number, self.next, self.first, self.sure, self.said) = (number, 0, 0, 0, 0);
     }
 
     /// Returns whom to answer once it is durable.
@@ -440,8 +457,18 @@ mod tests {
         drop(log);
         assert_eq!(kept(&path, 7).len(), 3);
         let file = std::fs::OpenOptions::new().write(true).open(&path).expect("there");
-        file.write_all_at(&[0xff], PAGE as u64 + 9).expect("written");
-        assert!(matches!(open(&path).entries(7), Err(UndoError::Damaged { .. })));
+        for slot in 0..3 {
+            let at = slot * (PAGE as u64 + CHUNK) + PAGE as u64 + 9;
+            file.write_all_at(&[0xff], at).expect("written");
+            assert!(matches!(open(&path).entries(7), Err(UndoError::Damaged { .. })), "slot {slot}");
+            file.write_all_at(&[1], at).expect("written");
+        }
+        // Another process, which keeps all in one go.
+        let all: Vec<_> = (0..3).map(|at| (7, at * CHUNK, 2)).collect();
+        assert!(keep(&path, 9, Some(7), &all).iter().all(Result::is_ok));
+        assert_eq!(kept(&path, 7), [(0, 1), (CHUNK, 1), (2 * CHUNK, 1)]);
+        file.write_all_at(&[0xff], 4 * (PAGE as u64 + CHUNK) + PAGE as u64 + 9).expect("written");
+        assert!(matches!(open(&path).entries(7), Err(UndoError::Damaged { .. })), "the first of the other process");
     }
 
     #[test]
