@@ -21,6 +21,8 @@ struct Table {
     /// In the order of arrival; a handful, as many as requests are outstanding.
     entries: Vec<Entry>,
     next: u64,
+    /// Threads that wait: where there are none, nobody is woken, which would be a system call for each write.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,9 @@ impl RangeLock {
         // It stands in the table while it waits, so that what comes later and overlaps does not pass it.
         let held = self.enter(&mut table, range.clone(), alone);
         while table.entries.iter().any(|entry| entry.ticket < held.ticket && entry.excludes(&range, alone)) {
+            table.waiting += 1;
             table = self.freed.wait(table).unwrap_or_else(PoisonError::into_inner);
+            table.waiting -= 1;
         }
         held
     }
@@ -93,8 +97,7 @@ impl Drop for Held {
         let mut table = self.lock.table();
         let place = table.entries.iter().position(|entry| entry.ticket == self.ticket).expect("it stands until now");
         table.entries.swap_remove(place);
-        // Who waits stands in the table.
-        if !table.entries.is_empty() {
+        if table.waiting > 0 {
             self.lock.freed.notify_all();
         }
     }

@@ -540,6 +540,13 @@ impl Replica {
 
     /// Takes one event in and adds what it causes to `out`, in order.
     pub fn step(&mut self, event: Event, now: Moment, out: &mut Vec<Effect>) {
+        self.take_in(event, now);
+        self.conclude(now, out);
+    }
+
+    /// Takes one of several events in that came together, in order: many writes cost one look at what follows from them, and are
+    /// acknowledged in one frame. Nothing follows from it before [`Self::conclude`].
+    pub fn take_in(&mut self, event: Event, now: Moment) {
         self.now = now;
         match event {
             Event::Tick => self.tick(now),
@@ -568,6 +575,11 @@ impl Replica {
             Event::Freeze { frozen } => self.freeze(frozen),
             Event::Fence => self.fence(),
         }
+    }
+
+    /// Adds to `out`, in order, what follows from all that was taken in.
+    pub fn conclude(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.now = now;
         self.settle(now);
         out.append(&mut self.out);
     }

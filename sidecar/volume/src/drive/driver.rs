@@ -13,6 +13,7 @@ use crate::request::{self, Device, Done, Mailbox, Reply, Request};
 use crate::wire::Bye;
 use bytes::Bytes;
 use lease::ids::Epoch;
+use lease::time::Moment;
 use sha2::{Digest as _, Sha256};
 use slab::Slab;
 use std::cell::RefCell;
@@ -20,20 +21,38 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
 /// What the disks have answered, from whatever thread.
 #[derive(Default)]
 struct Inbox {
-    answers: Mutex<Vec<(u64, request::Answer)>>,
+    contents: Mutex<Contents>,
     filled: Notify,
+}
+
+#[derive(Default)]
+struct Contents {
+    answers: Vec<(u64, request::Answer)>,
+    /// The driver is at it, and looks once more before it goes: nobody has to wake it.
+    awake: bool,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Mailbox for Inbox {
     fn deliver(&self, tag: u64, answer: request::Answer) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((tag, answer));
-        self.filled.notify_one();
+        let mut contents = self.lock();
+        contents.answers.push((tag, answer));
+        let wakes = !std::mem::replace(&mut contents.awake, true);
+        drop(contents);
+        if wakes {
+            self.filled.notify_one();
+        }
     }
 }
 
@@ -79,7 +98,11 @@ struct State {
     outboxes: HashMap<Link, Rc<Outbox>>,
     links: u64,
     complaints: Complaints,
+    /// Of what is taken in; `None`: all that was taken in is concluded.
+    now: Option<Moment>,
+    /// Both kept for their memory.
     effects: Vec<Effect>,
+    answers: Vec<(u64, request::Answer)>,
     reports: mpsc::UnboundedSender<Report>,
     admission: Arc<Admission>,
     admitted: Option<Epoch>,
@@ -133,7 +156,9 @@ impl Driver {
             outboxes: HashMap::new(),
             links: 0,
             complaints: Complaints::default(),
+            now: None,
             effects: Vec::new(),
+            answers: Vec::new(),
             reports,
             admission,
             admitted: None,
@@ -142,25 +167,26 @@ impl Driver {
         Rc::new(Self { state: RefCell::new(state), inbox: Arc::default() })
     }
 
-    /// Tells the machine, and does what it says. What goes to the disks starts at the next [`Self::kick`] at the latest.
+    /// Tells the machine, and does what it says.
     pub fn step(&self, event: Event) {
-        let mut state = self.state.borrow_mut();
-        state.step(event, &self.inbox);
-        state.drain(&self.inbox);
+        self.take_in(event);
+        self.kick();
     }
 
+    /// Tells the machine one of several things that came together. Whoever does so kicks after the last of them, before anybody else
+    /// has this thread.
+    pub(super) fn take_in(&self, event: Event) {
+        self.state.borrow_mut().take_in(event);
+    }
+
+    /// Asks at the next [`Self::kick`].
     pub fn ask(&self, ask: Ask, done: Done) {
-        let mut state = self.state.borrow_mut();
-        state.waiting.push_back((ask, done));
-        state.admit(&self.inbox);
-        state.drain(&self.inbox);
+        self.state.borrow_mut().waiting.push_back((ask, done));
     }
 
-    /// Starts what was submitted.
+    /// Does what follows from all that was told and asked, and takes in what the disks have answered.
     pub fn kick(&self) {
-        let mut state = self.state.borrow_mut();
-        state.kick();
-        state.drain(&self.inbox);
+        self.state.borrow_mut().turn(&self.inbox);
     }
 
     /// What the machine may need to be asked about by hand.
@@ -188,7 +214,6 @@ impl Driver {
         if let Some(outbox) = known {
             outbox.close();
             self.step(Event::Disconnected { link });
-            self.kick();
         }
     }
 
@@ -207,57 +232,66 @@ impl Driver {
         loop {
             ticks.tick().await;
             self.step(Event::Tick);
-            self.kick();
             turns.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl State {
-    fn step(&mut self, event: Event, inbox: &Arc<Inbox>) {
+    /// The clock is read once for all that comes together.
+    fn take_in(&mut self, event: Event) {
+        let now = *self.now.get_or_insert_with(clock::now);
         let admitted = self.admission.get();
         if admitted != self.admitted {
             self.admitted = admitted;
-            self.step(Event::Admit { from: admitted }, inbox);
+            self.machine.take_in(Event::Admit { from: admitted }, now);
         }
-        let mut effects = std::mem::take(&mut self.effects);
-        self.machine.step(event, clock::now(), &mut effects);
-        for effect in effects.drain(..) {
-            self.carry_out(effect, inbox);
-        }
-        self.effects = effects;
+        self.machine.take_in(event, now);
     }
 
     /// Asks what waits, as long as the machine takes it.
-    fn admit(&mut self, inbox: &Arc<Inbox>) {
+    fn admit(&mut self) {
         while self.machine.takes_requests()
             && let Some((ask, done)) = self.waiting.pop_front()
         {
             self.asked += 1;
             let id = RequestId(self.asked);
             self.asks.insert(self.asked, done);
-            self.step(Event::Ask { id, ask }, inbox);
+            self.take_in(Event::Ask { id, ask });
         }
     }
 
-    /// Takes in what was answered, until there is nothing more.
-    fn drain(&mut self, inbox: &Arc<Inbox>) {
+    /// Goes on until there is nothing more: what the machine says makes disks answer.
+    fn turn(&mut self, inbox: &Arc<Inbox>) {
         loop {
-            let answers = std::mem::take(&mut *inbox.answers.lock().unwrap_or_else(PoisonError::into_inner));
-            if answers.is_empty() {
-                return;
+            let mut answers = std::mem::take(&mut self.answers);
+            {
+                let mut contents = inbox.lock();
+                contents.awake = true;
+                std::mem::swap(&mut contents.answers, &mut answers);
             }
-            for (tag, answer) in answers {
+            for (tag, answer) in answers.drain(..) {
                 self.answered(tag, answer, inbox);
             }
-            self.admit(inbox);
-            self.kick();
+            self.answers = answers;
+            self.admit();
+            if let Some(now) = self.now.take() {
+                let mut effects = std::mem::take(&mut self.effects);
+                self.machine.conclude(now, &mut effects);
+                for effect in effects.drain(..) {
+                    self.carry_out(effect, inbox);
+                }
+                self.effects = effects;
+                continue;
+            }
+            self.disks.iter().for_each(|disk| disk.kick());
+            self.area.kick();
+            let mut contents = inbox.lock();
+            if contents.answers.is_empty() {
+                contents.awake = false;
+                return;
+            }
         }
-    }
-
-    fn kick(&self) {
-        self.disks.iter().for_each(|disk| disk.kick());
-        self.area.kick();
     }
 
     fn carry_out(&mut self, effect: Effect, inbox: &Arc<Inbox>) {
@@ -377,7 +411,7 @@ impl State {
                 if failed { Event::MetadataFailed } else { Event::Persisted { batch: number } }
             }
         };
-        self.step(event, inbox);
+        self.take_in(event);
     }
 }
 

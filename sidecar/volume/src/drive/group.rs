@@ -227,7 +227,6 @@ async fn run(
     tokio::task::spawn_local(keep_shown(Rc::clone(&driver), shown));
     let mut peers = Connectors { driver: Rc::clone(&driver), security, tasks: Vec::new() };
     driver.step(Event::Tick);
-    driver.kick();
     loop {
         let order = tokio::select! {
             order = orders.recv() => order,
@@ -239,7 +238,6 @@ async fn run(
         match order {
             Some(Order::Tell(event)) => {
                 driver.step(event);
-                driver.kick();
                 say();
             }
             Some(Order::Peers(addresses)) => peers.set(&addresses),
@@ -247,7 +245,6 @@ async fn run(
                 let judged = driver.look(|machine| machine.judge(&command));
                 if judged.is_ok() {
                     driver.step(Event::Command(command));
-                    driver.kick();
                 }
                 // Whoever asked may have gone.
                 let _ = answer.send(judged.map(|()| driver.look(Replica::verifications)));
@@ -260,7 +257,6 @@ async fn run(
     // A device that waits for its next server must see no error: it is let go of before what it asked is refused.
     devices.part().await;
     driver.step(Event::Fence);
-    driver.kick();
     // Front ends first: they have answers to send.
     let _ = stop.send(true);
     while servers.join_next().await.is_some() {}

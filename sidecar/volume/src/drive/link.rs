@@ -125,7 +125,7 @@ async fn receive(driver: &Rc<Driver>, link: Link, mut stream: ReadHalf<impl Stre
             if let Message::Bye(why) = &frame.message {
                 driver.was_hung_up_on(*why);
             }
-            driver.step(Event::Received { link, frame });
+            driver.take_in(Event::Received { link, frame });
         }
         driver.kick();
     }

@@ -373,9 +373,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut is_moving = false;
-        while matches!(self.reading, Reading::Open | Reading::Refusing) && self.may_hand_on(cx)? {
-            let used = self.decode(cx)?;
-            is_moving |= used;
+        while matches!(self.reading, Reading::Open | Reading::Refusing) {
+            if self.holds_any() {
+                if !self.may_hand_on(cx)? {
+                    break;
+                }
+                is_moving |= self.decode(cx)?;
+            }
             if self.waiting.is_some() || self.is_full() || self.reading == Reading::Over {
                 break;
             }
@@ -396,7 +400,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Ready(Ok(_)) => is_moving = true,
                 Poll::Ready(Err(error)) => return Err(lost(error)),
             }
-            // Asked anew: what was just read may be a repetition.
+            // What was just read may be a repetition.
             if !self.may_hand_on(cx)? {
                 break;
             }
@@ -407,6 +411,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         Ok(is_moving)
+    }
+
+    /// Something was read and is not handed on: there was no room for it, or the gate was closed. Asking the gate is a system call, and
+    /// is done for this, and for what is read; not for nothing.
+    fn holds_any(&mut self) -> bool {
+        let is_whole = self.decoder.wanted().is_some_and(|wanted| wanted.is_empty());
+        is_whole || self.waiting.is_some() || !self.input.unused().is_empty()
     }
 
     fn may_hand_on(&self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -525,5 +536,73 @@ fn lost(error: io::Error) -> End {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => End::Lost,
         _ => End::Socket(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Connection, Input};
+    use crate::buffer::Pool;
+    use crate::nbd::budget::{Budget, MEMORY_MAX_BYTES, Memory};
+    use crate::nbd::gate::Gate;
+    use crate::nbd::handshake::Agreed;
+    use crate::nbd::transmission::Terms;
+    use crate::request::{Device, Done, Geometry, Reply, Request};
+    use std::cell::Cell;
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Counting(Cell<usize>);
+
+    impl Device for Counting {
+        fn submit(&self, _: Request, done: Done) {
+            self.0.set(self.0.get() + 1);
+            done.answer(Ok(Reply::Done));
+        }
+    }
+
+    fn write_request(len: u32) -> Vec<u8> {
+        let fields = [&0x2560_9513_u32.to_be_bytes()[..], &[0, 0, 0, 1], &7_u64.to_be_bytes(), &0_u64.to_be_bytes()];
+        [&fields.concat()[..], &len.to_be_bytes(), &vec![7; len as usize]].concat()
+    }
+
+    /// Its last byte was read while the gate was closed, straight to where it belongs: nothing more of it comes, and it is handed on
+    /// once the gate is open.
+    #[tokio::test]
+    async fn a_request_that_was_whole_behind_the_gate_is_handed_on_when_it_opens() {
+        let pair = || {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            (ours, theirs)
+        };
+        let (gate, device) = (Rc::new(Gate::default()), Rc::new(Counting::default()));
+        let ((old, their_old), (new, mut their_new)) = (pair(), pair());
+        let (old, pass) = (gate.enter(old.into()), gate.enter(new.try_clone().unwrap().into()));
+        let geometry = Geometry { size_bytes: 1 << 20, block_bytes: 1, read_only: false };
+        let terms = Terms { geometry, agreed: Agreed::default() };
+        let stream = tokio::net::UnixStream::from_std(new).unwrap();
+        let budget = Budget::new(Memory::new(MEMORY_MAX_BYTES));
+        let lane = Rc::clone(&device) as Rc<dyn Device>;
+        let patience = Duration::from_secs(60);
+        let mut connection =
+            Connection::new(stream, Input::default(), terms, lane, Pool::default(), budget, patience).gated(pass);
+        let request = write_request(64 << 10);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut turn = async |bytes: &[u8]| {
+            their_new.write_all(bytes).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(connection.poll(&mut cx), Poll::Pending);
+        };
+        turn(&request[..1000]).await;
+        their_old.shutdown(std::net::Shutdown::Both).unwrap();
+        turn(&request[1000..]).await;
+        assert_eq!(device.0.get(), 0, "it may be a repetition of what the old connection still has under way");
+        drop(old);
+        turn(&[]).await;
+        assert_eq!(device.0.get(), 1);
     }
 }

@@ -60,7 +60,7 @@ fn sum(seeds: std::ops::Range<u64>, weather: impl Fn(u64) -> Weather) -> Met {
 
 #[test]
 fn nothing_is_lost_and_it_gets_quiet() {
-    let met = sum(0..24, Weather::mixed);
+    let met = sum(0..40, Weather::mixed);
     eprintln!("{met:?}");
     assert!(met.verified > 24 && met.served > 0 && met.repaired > 0, "{met:?}");
 }

@@ -151,6 +151,8 @@ pub(super) struct World {
     pub(super) met: Met,
     pub(super) calm: bool,
     pub(super) quiet: bool,
+    /// Who has taken in events from which nothing has followed yet.
+    taken_in: Option<BTreeSet<usize>>,
     log: Vec<String>,
 }
 
@@ -256,6 +258,7 @@ impl World {
             met: Met::default(),
             calm: false,
             quiet: false,
+            taken_in: None,
             log: Vec::new(),
         }
     }
@@ -365,17 +368,43 @@ impl World {
             90..=139 => self.decide(node),
             140..=199 => self.step_replica(node, Event::Tick),
             200..=299 => self.order(node),
-            300..=449 => self.client(),
-            450..=699 => (0..3).try_for_each(|_| self.deliver()),
+            300..=419 => self.client(),
+            420..=499 => self.together(node),
+            500..=699 => (0..3).try_for_each(|_| self.deliver()),
             _ => (0..3).try_for_each(|_| self.work(node)),
         }
     }
 
+    /// What comes together is taken in together.
+    fn together(&mut self, node: usize) -> Outcome {
+        self.taken_in = Some(BTreeSet::new());
+        for _ in 0..=self.dice.below(8) {
+            match self.dice.below(4) {
+                0 => self.client(),
+                1 => self.work(node),
+                _ => self.deliver(),
+            }?;
+        }
+        let nodes = self.taken_in.take().unwrap_or_default();
+        nodes.into_iter().try_for_each(|node| self.conclude(node))
+    }
+
     pub(super) fn step_replica(&mut self, node: usize, event: Event) -> Outcome {
+        let now = self.now;
+        let Some(replica) = &mut self.nodes[node].replica else { return Ok(()) };
+        replica.take_in(event, now);
+        match &mut self.taken_in {
+            Some(nodes) => nodes.extend([node]),
+            None => self.conclude(node)?,
+        }
+        Ok(())
+    }
+
+    fn conclude(&mut self, node: usize) -> Outcome {
         let mut out = Vec::new();
         let now = self.now;
         let Some(replica) = &mut self.nodes[node].replica else { return Ok(()) };
-        replica.step(event, now, &mut out);
+        replica.conclude(now, &mut out);
         if let Some((what, found, bound)) = replica.sizes(CLIENTS).into_iter().find(|(_, found, bound)| found > bound) {
             return Err(format!("n{node} keeps {found} {what}, more than {bound}"));
         }
