@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use volume::core::Follow;
 use volume::core::rate::Limits;
+use volume::drive::Compress;
 use volume::drive::undo::{Place, UNDO_MIB, UNDO_MIB_MOST};
 use volume::frontends::device;
 use volume::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST, resync_limits};
@@ -59,6 +60,8 @@ pub struct VolumesConfig {
     pub resync: Limits,
     /// How this node's replica follows whoever is active.
     pub follow: Follow,
+    /// How what this node sends to the others is compressed.
+    pub compress: Compress,
     pub volumes: Vec<VolumeConfig>,
 }
 
@@ -141,7 +144,8 @@ impl NodeConfig {
                 Limits::default()
             });
             let undo = (group.optional("undo", absolute), group.optional("undo_mib", undo_mib));
-            Some((listen, metadata, verify, group.optional("follow", follow), resync, undo))
+            let compress = group.optional("compress", |value| Compress::new(&text(value)?));
+            Some((listen, metadata, verify, group.optional("follow", follow), resync, undo, compress))
         });
         let volumes = top.tables("volume", volume);
         if volumes.iter().map(|volume| &volume.name).collect::<BTreeSet<_>>().len() != volumes.len() {
@@ -176,12 +180,14 @@ impl NodeConfig {
                 cgroup,
                 fence,
                 volumes: (!volumes.is_empty()).then(|| {
-                    let (listen, metadata, verify, follow, resync, (undo, undo_mib)) = group.unwrap_or_default();
+                    let (listen, metadata, verify, follow, resync, (undo, undo_mib), compress) =
+                        group.unwrap_or_default();
                     let limit = undo_mib.unwrap_or(UNDO_MIB) << 20;
                     let undo = undo.map(|path| Place { path, limit });
                     let listen = listen.unwrap_or_else(default_volumes_listen);
                     let (verify_mib_s, follow) = (verify.unwrap_or(VERIFY_MIB_S), follow.unwrap_or_default());
-                    VolumesConfig { listen, metadata, undo, verify_mib_s, follow, resync, volumes }
+                    let compress = compress.unwrap_or_default();
+                    VolumesConfig { listen, metadata, undo, verify_mib_s, follow, resync, compress, volumes }
                 }),
                 resources,
             }),
@@ -416,6 +422,10 @@ mod tests {
         assert!(told.contains("volumes.resync_floor_mib_s = 0: MiB a second, from 1"), "{told}");
         let asynchronous = format!("{least}[volumes]\nfollow='async'\n[[volume]]\nname='data'\nbacking='/dev/nvme1n1'");
         assert_eq!(read(&asynchronous).expect("good").volumes.expect("one").follow, Follow::Async);
+        assert_eq!(volumes.compress, Compress::Off);
+        assert_eq!(paced("compress='lz4'").expect("good").volumes.expect("one").compress, Compress::Lz4);
+        let told = paced("compress='zip'").expect_err("unknown").to_string();
+        assert!(told.contains("volumes.compress = \"zip\": \"lz4\" (data"), "{told}");
         assert_eq!(volumes.undo, None);
         let kept =
             format!("{least}[volumes]\nundo='/var/undo'\nundo_mib=3\n[[volume]]\nname='data'\nbacking='/dev/nvme1n1'");

@@ -240,6 +240,16 @@ impl Reader {
         )?;
         page.counter("volumes_reads_repaired", "Those that were written to the local disk anew", tally.reads_repaired)?;
         page.counter("volumes_reads_failed", "Reads that the local disk failed and nobody served", tally.reads_failed)?;
+        page.counter(
+            "volumes_sent_data_bytes",
+            "Data sent to other replicas, as the volumes hold them",
+            survey.sent.data_bytes,
+        )?;
+        page.counter(
+            "volumes_sent_wire_bytes",
+            "The same as they travelled: fewer, where they are compressed",
+            survey.sent.wire_bytes,
+        )?;
         let under_way = survey.verification.as_ref().is_some_and(|verification| verification.ended.is_none());
         page.gauge("volumes_verification_under_way", "1 while a verification is under way", flag(under_way))?;
         let ended = survey.verification.and_then(|verification| verification.ended);

@@ -178,6 +178,7 @@ impl Volumes {
             write_through: false,
             follow: config.follow,
             resync: config.resync,
+            compress: config.compress,
             listener: Some(listener),
             security,
             exports,
@@ -331,6 +332,7 @@ mod tests {
             verify_mib_s: volume::operate::VERIFY_MIB_S,
             follow: volume::core::Follow::Sync,
             resync: volume::core::rate::Limits::default(),
+            compress: volume::drive::Compress::Off,
             volumes: vec![VolumeConfig {
                 name: "data".into(),
                 backing,

@@ -9,7 +9,7 @@ use crate::core::rate::Limits;
 use crate::core::{Event, Follow, Report};
 use crate::drive::area::{AreaError, Files};
 use crate::drive::group::{DeviceState, Export, Group, GroupError};
-use crate::drive::{Admission, Order, Parts, Security};
+use crate::drive::{Admission, Compress, Order, Parts, Security};
 use crate::ids::Life;
 use crate::metadata::DataState;
 use crate::operate::socket::{self, SocketError};
@@ -30,6 +30,17 @@ const GAP: u64 = 1 << 32;
 pub enum Role {
     Leader { peers: Vec<SocketAddr>, export: Box<Export> },
     Standby { address: SocketAddr, follow: Follow },
+}
+
+/// How it does it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// `None`: the best one that the kernel allows.
+    pub engine: Option<Engine>,
+    /// Clients are offered no volatile cache.
+    pub write_through: bool,
+    pub resync: Limits,
+    pub compress: Compress,
 }
 
 /// How an operator reaches it.
@@ -68,13 +79,12 @@ pub enum ReplicateError {
 /// [`ReplicateError`].
 pub async fn run(
     files: &Files,
-    engine: Option<Engine>,
-    write_through: bool,
-    resync: Limits,
+    manner: Manner,
     role: Role,
     admin: Option<Admin>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ReplicateError> {
+    let Manner { engine, write_through, resync, compress } = manner;
     let opened = files.open(engine, &Pool::default())?;
     if matches!(role, Role::Leader { .. }) && opened.store.superblock().state != DataState::Whole {
         return Err(ReplicateError::NotWhole);
@@ -107,6 +117,7 @@ pub async fn run(
         write_through,
         follow,
         resync,
+        compress,
         listener,
         security: Security::Plain,
         exports,

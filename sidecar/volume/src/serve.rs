@@ -5,9 +5,9 @@ use crate::backing::disk::Options;
 use crate::backing::{Backing, Engine, StartError};
 use crate::buffer::Pool;
 use crate::core::Follow;
-use crate::drive::area;
 use crate::drive::group::{DeviceExport, Export};
 use crate::drive::undo::{self, UNDO_MIB, UNDO_MIB_MOST};
+use crate::drive::{Compress, area};
 use crate::frontends::device::{self, Apart, DeviceError, Driver, Lineage, Name, Spec, Succession};
 use crate::frontends::kernel_nbd;
 use crate::ids::VolumeNo;
@@ -17,7 +17,7 @@ use crate::nbd::listen::{ListenError, Listener, Place};
 use crate::nbd::server::{self, Config};
 use crate::nbd::tls::{self, TlsError};
 use crate::operate::{VERIFY_MIB_S, VERIFY_MIB_S_LEAST, VERIFY_MIB_S_MOST, resync_limits};
-use crate::replicate::{self, Admin, Role};
+use crate::replicate::{self, Admin, Manner, Role};
 use crate::request::Volume;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -125,6 +125,9 @@ pub struct Args {
     /// And at most, even where nobody writes; without it, as fast as it goes
     #[arg(long, value_name = "MIB", requires = "peer", value_parser = clap::value_parser!(u64).range(1..=VERIFY_MIB_S_MOST))]
     pub resync_ceiling: Option<u64>,
+    /// Compress data on their way to other replicas, where they shrink and the other side can read it: "lz4" or "off"
+    #[arg(long, value_name = "HOW", requires = "replication", value_parser = Compress::new)]
+    pub compress: Option<Compress>,
     /// Offer clients no volatile cache: each write is durable everywhere before it is answered
     #[arg(long, requires = "peer")]
     pub write_through: bool,
@@ -303,7 +306,13 @@ async fn replicated(
     };
     let admin = args.admin.clone().map(|socket| Admin { socket, verify_mib_s: args.verify_rate });
     let resync = resync_limits(args.resync_floor, args.resync_ceiling).map_err(ServeError::ResyncCeiling)?;
-    replicate::run(&files, args.engine, args.write_through, resync, role, admin, stop).await?;
+    let manner = Manner {
+        engine: args.engine,
+        write_through: args.write_through,
+        resync,
+        compress: args.compress.unwrap_or_default(),
+    };
+    replicate::run(&files, manner, role, admin, stop).await?;
     Ok(())
 }
 

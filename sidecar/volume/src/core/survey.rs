@@ -31,6 +31,17 @@ pub struct Survey {
     /// The last one here, under way or over.
     pub verification: Option<Verification>,
     pub tally: Tally,
+    /// Filled in by whoever moves it.
+    pub sent: Sent,
+}
+
+/// Data that were sent to other replicas since the process began: writes, copies, and what they fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// As the volumes hold them.
+    pub data_bytes: u64,
+    /// As they travelled: fewer, where they are compressed.
+    pub wire_bytes: u64,
 }
 
 /// What a holder knows of another replica.

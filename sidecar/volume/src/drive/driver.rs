@@ -3,9 +3,11 @@
 use super::area::Area;
 use super::clock;
 use super::complaints::Complaints;
+use super::compress::Compress;
 use super::link::Outbox;
 use super::log::Log;
 use super::undo::UndoLog;
+use crate::core::survey::{Sent, Survey};
 use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Refusal, Replica, Report, RequestId};
 use crate::ids::{Digest, Span};
 use crate::metadata::Batch;
@@ -16,7 +18,7 @@ use lease::ids::Epoch;
 use lease::time::Moment;
 use sha2::{Digest as _, Sha256};
 use slab::Slab;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
@@ -80,6 +82,8 @@ struct Parts {
 pub struct Driver {
     state: RefCell<State>,
     inbox: Arc<Inbox>,
+    compress: Compress,
+    sent: Rc<Cell<Sent>>,
 }
 
 struct State {
@@ -130,18 +134,25 @@ impl Admission {
     }
 }
 
+/// Where a replica keeps what it has.
+pub(super) struct Places {
+    /// One for each volume of the group, in its order.
+    pub(super) disks: Vec<Box<dyn Device>>,
+    pub(super) area: Area,
+    pub(super) undo: Option<UndoLog>,
+}
+
 impl Driver {
-    /// `disks`: one for each volume of the group, in its order.
     #[must_use]
     pub(super) fn new(
         machine: Replica,
-        disks: Vec<Box<dyn Device>>,
-        area: Area,
-        undo: Option<UndoLog>,
+        places: Places,
+        compress: Compress,
         reports: mpsc::UnboundedSender<Report>,
         admission: Arc<Admission>,
         log: Log,
     ) -> Rc<Self> {
+        let Places { disks, area, undo } = places;
         let state = State {
             machine,
             disks,
@@ -164,7 +175,7 @@ impl Driver {
             admitted: None,
             log,
         };
-        Rc::new(Self { state: RefCell::new(state), inbox: Arc::default() })
+        Rc::new(Self { state: RefCell::new(state), inbox: Arc::default(), compress, sent: Rc::default() })
     }
 
     /// Tells the machine, and does what it says.
@@ -194,11 +205,16 @@ impl Driver {
         at(&self.state.borrow().machine)
     }
 
+    /// What people are shown.
+    pub(super) fn survey(&self) -> Survey {
+        Survey { sent: self.sent.get(), ..self.look(Replica::survey) }
+    }
+
     /// A new connection, by whoever opened it; its frames come by [`Event::Received`].
     pub(super) fn open_link(&self) -> (Link, Rc<Outbox>) {
         let mut state = self.state.borrow_mut();
         state.links += 1;
-        let (link, outbox) = (Link(state.links), Rc::new(Outbox::default()));
+        let (link, outbox) = (Link(state.links), Rc::new(Outbox::new(self.compress, Rc::clone(&self.sent))));
         state.outboxes.insert(link, Rc::clone(&outbox));
         (link, outbox)
     }

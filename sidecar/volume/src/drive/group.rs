@@ -1,10 +1,11 @@
 //! A replica at work: its thread, its links, its front ends.
 
 use super::area::{Area, Opened};
+use super::driver::Places;
 use super::lane::Lane;
 use super::log::Log;
 use super::progress::Progress;
-use super::{Admission, Driver, clock, link};
+use super::{Admission, Compress, Driver, clock, link};
 use crate::buffer::Pool;
 use crate::core::follower::Lag;
 use crate::core::rate::Limits;
@@ -99,6 +100,8 @@ pub struct Parts {
     pub follow: Follow,
     /// How fast it brings others up to date, while it leads.
     pub resync: Limits,
+    /// How what goes to the peers is compressed, where they can read it.
+    pub compress: Compress,
     /// Where peers connect; not blocking.
     pub listener: Option<std::net::TcpListener>,
     pub security: Security,
@@ -310,6 +313,7 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>, turns: Arc<Atomic
         write_through,
         follow,
         resync,
+        compress,
         listener,
         security,
         exports,
@@ -326,7 +330,8 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>, turns: Arc<Atomic
     let setup = Setup { life, write_through, follow, resync, keeps: undo.is_some() };
     let machine = Replica::new(setup, store, recovery.is_guess());
     let names = exports.iter().map(|export| export.config.name.clone()).collect();
-    let driver = Driver::new(machine, lanes()?, area, undo, reports, admission, Log::new(names));
+    let driver =
+        Driver::new(machine, Places { disks: lanes()?, area, undo }, compress, reports, admission, Log::new(names));
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());
     tokio::task::spawn_local(Rc::clone(&driver).tick(turns));
     if let Some(listener) = listener {
@@ -467,7 +472,7 @@ async fn keep_shown(driver: Rc<Driver>, shown: watch::Sender<Survey>) {
     let mut progress = Progress::default();
     loop {
         let now = clock::now();
-        let mut survey = driver.look(Replica::survey);
+        let mut survey = driver.survey();
         progress.look(&mut survey, now);
         // What lacks nothing at this look is said to later: it may lack what was completed since.
         for peer in survey.peers.iter_mut().filter(|peer| peer.lag == Lag::Nothing) {

@@ -1,9 +1,10 @@
 //! One connection between two replicas: frames in and out, in order, until either side is gone.
 
-use super::Driver;
+use super::{Compress, Driver};
+use crate::core::survey::Sent;
 use crate::core::{Event, Link};
 use crate::ids::{Sequence, Session};
-use crate::wire::{Bye, Decoder, Frame, Message};
+use crate::wire::{Bye, Decoder, Frame, Introduction, Message, UNPACKS};
 use bytes::{Buf as _, Bytes, BytesMut};
 use lease::ids::Epoch;
 use std::cell::{Cell, RefCell};
@@ -40,11 +41,34 @@ pub(super) struct Outbox {
     parted: Notify,
     /// Nothing more is sent.
     closed: Cell<bool>,
+    compress: Compress,
+    /// The peer has said that it unpacks what is packed.
+    unpacks: Cell<bool>,
+    /// Of all links together.
+    sent: Rc<Cell<Sent>>,
 }
 
 impl Outbox {
+    pub(super) fn new(compress: Compress, sent: Rc<Cell<Sent>>) -> Self {
+        Self { compress, sent, ..Self::default() }
+    }
+
+    /// What a peer that introduces itself can read.
+    fn hear(&self, message: &Message) {
+        if let Message::Hello(peer) | Message::Caps(peer) = message {
+            self.unpacks.set(peer.features & UNPACKS != 0);
+        }
+    }
+
     pub(super) fn push(&self, frame: &Frame) {
-        let (head, data) = frame.encode();
+        let introduced = introduced(frame);
+        let frame = introduced.as_ref().unwrap_or(frame);
+        let packs = self.compress == Compress::Lz4 && self.unpacks.get();
+        let (head, data) = if packs { frame.encode_packed() } else { frame.encode() };
+        let mut sent = self.sent.get();
+        sent.data_bytes += content_bytes(&frame.message);
+        sent.wire_bytes += data.len() as u64;
+        self.sent.set(sent);
         let mut parts = self.parts.borrow_mut();
         parts.push_back(head.freeze());
         if !data.is_empty() {
@@ -64,6 +88,26 @@ impl Outbox {
     pub(super) fn close(&self) {
         self.closed.set(true);
         self.filled.notify_one();
+    }
+}
+
+/// Who introduces itself says what this program reads, beyond what the machine knows of: nothing else of it depends on that.
+fn introduced(frame: &Frame) -> Option<Frame> {
+    let features = |introduction: &Introduction| introduction.features | UNPACKS;
+    let message = match &frame.message {
+        Message::Hello(me) => Message::Hello(Introduction { features: features(me), ..me.clone() }),
+        Message::Caps(me) => Message::Caps(Introduction { features: features(me), ..me.clone() }),
+        _ => return None,
+    };
+    Some(Frame { message, ..*frame })
+}
+
+fn content_bytes(message: &Message) -> u64 {
+    match message {
+        Message::Write { data, .. } | Message::Copy { data, .. } | Message::Fetched { data: Some(data) } => {
+            data.len() as u64
+        }
+        _ => 0,
     }
 }
 
@@ -91,7 +135,7 @@ pub(super) async fn run(driver: Rc<Driver>, stream: impl Stream, first: bool) {
         driver.step(Event::Connected { link });
     }
     let ended = tokio::select! {
-        ended = receive(&driver, link, read) => ended,
+        ended = receive(&driver, link, &outbox, read) => ended,
         ended = send(&outbox, write) => ended,
     };
     if let Err(error) = ended {
@@ -111,7 +155,12 @@ impl Drop for Open {
     }
 }
 
-async fn receive(driver: &Rc<Driver>, link: Link, mut stream: ReadHalf<impl Stream>) -> io::Result<()> {
+async fn receive(
+    driver: &Rc<Driver>,
+    link: Link,
+    outbox: &Outbox,
+    mut stream: ReadHalf<impl Stream>,
+) -> io::Result<()> {
     let mut decoder = Decoder::default();
     let mut buffer = BytesMut::with_capacity(INPUT_BYTES);
     loop {
@@ -125,6 +174,8 @@ async fn receive(driver: &Rc<Driver>, link: Link, mut stream: ReadHalf<impl Stre
             if let Message::Bye(why) = &frame.message {
                 driver.was_hung_up_on(*why);
             }
+            // Before the machine, which answers it with the first data.
+            outbox.hear(&frame.message);
             driver.take_in(Event::Received { link, frame });
         }
         driver.kick();
@@ -188,11 +239,68 @@ async fn write_all(stream: &mut WriteHalf<impl Stream>, parts: Vec<Bytes>) -> io
 #[cfg(test)]
 mod tests {
     use super::{Outbox, send};
-    use crate::ids::{Sequence, Session, VolumeNo};
-    use crate::wire::{Bye, Frame, Message};
-    use bytes::Bytes;
-    use lease::ids::Epoch;
+    use crate::drive::Compress;
+    use crate::ids::{Life, Sequence, Session, VolumeNo};
+    use crate::wire::{Bye, Decoder, FETCHES, Frame, Introduction, Message, UNPACKS};
+    use bytes::{Bytes, BytesMut};
+    use lease::ids::{Epoch, Incarnation, Lineage};
+    use std::rc::Rc;
     use std::time::Duration;
+
+    fn frame(message: Message) -> Frame {
+        Frame { epoch: Epoch(1), session: Session(1), sequence: Sequence(1), message }
+    }
+
+    fn introduction(features: u64) -> Introduction {
+        let (lineage, incarnation) = (Lineage::new("l"), Incarnation::new("r"));
+        let (lineage, incarnation) = (lineage.expect("a name"), incarnation.expect("a name"));
+        Introduction { lineage, incarnation, life: Life(1), chunk_shift: 16, features, volumes: vec![1 << 20] }
+    }
+
+    /// The bytes that have been put in since the last look.
+    fn taken(outbox: &Outbox) -> Vec<u8> {
+        outbox.parts.borrow_mut().drain(..).flatten().collect()
+    }
+
+    #[test]
+    fn only_who_says_that_it_can_read_it_is_sent_what_is_packed() {
+        let write =
+            frame(Message::Write { volume: VolumeNo(0), at: 0, data: Bytes::from(vec![7; 65_536]), fua: false });
+        let (plain, packed) = (65_536, 1_000);
+        let hello = |features| Message::Hello(introduction(features));
+        let caps = |features| Message::Caps(introduction(features));
+        for (compress, heard, most) in [
+            (Compress::Off, hello(UNPACKS), plain),
+            (Compress::Lz4, Message::Pong, plain),
+            (Compress::Lz4, hello(!UNPACKS), plain),
+            (Compress::Lz4, hello(UNPACKS), packed),
+            (Compress::Lz4, caps(FETCHES | UNPACKS), packed),
+        ] {
+            let sent = Rc::default();
+            let outbox = Outbox::new(compress, Rc::clone(&sent));
+            outbox.hear(&heard);
+            outbox.push(&write);
+            let bytes = taken(&outbox);
+            let travelled = bytes.len() - crate::wire::HEADER;
+            assert!(if most == plain { travelled == plain } else { travelled < packed }, "{compress:?} {heard:?}");
+            assert_eq!((sent.get().data_bytes, sent.get().wire_bytes), (65_536, travelled as u64));
+            assert_eq!(Decoder::default().next(&mut BytesMut::from(&bytes[..])), Ok(Some(write.clone())));
+        }
+    }
+
+    #[test]
+    fn who_introduces_itself_says_that_it_unpacks_whatever_it_sends() {
+        for compress in [Compress::Off, Compress::Lz4] {
+            for message in [Message::Hello(introduction(FETCHES)), Message::Caps(introduction(FETCHES))] {
+                let outbox = Outbox::new(compress, Rc::default());
+                outbox.push(&frame(message));
+                let said =
+                    Decoder::default().next(&mut BytesMut::from(&taken(&outbox)[..])).expect("right").expect("one");
+                let (Message::Hello(said) | Message::Caps(said)) = said.message else { panic!("{said:?}") };
+                assert_eq!(said.features, FETCHES | UNPACKS);
+            }
+        }
+    }
 
     /// A machine that has lost its power acknowledges nothing, and closes nothing: whoever waits to say goodbye to it would not
     /// connect to it when it is back.

@@ -11,6 +11,7 @@
 pub mod area;
 mod clock;
 mod complaints;
+mod compress;
 mod driver;
 pub mod group;
 mod lane;
@@ -21,6 +22,7 @@ pub mod resize;
 pub mod undo;
 
 pub(crate) use clock::now;
+pub use compress::Compress;
 pub use driver::{Admission, Driver};
 pub use group::{Group, Order, Parts, Security};
 pub use lane::Lane;

@@ -89,6 +89,8 @@ impl Operated {
             "reads_served_by_peers": survey.tally.reads_served,
             "reads_repaired": survey.tally.reads_repaired,
             "reads_failed": survey.tally.reads_failed,
+            "sent_data_bytes": survey.sent.data_bytes,
+            "sent_wire_bytes": survey.sent.wire_bytes,
         })
     }
 

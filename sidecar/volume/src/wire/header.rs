@@ -30,6 +30,8 @@ pub const MANDATORY: u16 = 1;
 pub const FUA: u16 = 2;
 /// The last frame of its list.
 pub const LAST: u16 = 4;
+/// The payload is packed (`pack.rs`), and the count is that of its content.
+pub const PACKED: u16 = 8;
 
 /// A header whose own checksum and bounds were right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

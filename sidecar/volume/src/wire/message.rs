@@ -1,7 +1,7 @@
 //! What is said, and its bytes. `tests/wire.golden` holds one of each; a change of the bytes shows in its diff.
 
-use super::header::{FUA, Header, LAST, MANDATORY, MAX_CONTROL, MAX_DATA, MAX_SPAN};
-use super::{Frame, HEADER, Violation};
+use super::header::{FUA, Header, LAST, MANDATORY, MAX_CONTROL, MAX_DATA, MAX_SPAN, PACKED};
+use super::{Frame, HEADER, Violation, pack};
 use crate::ids::{Digest, GENERATIONS_MAX, Generation, Life, PEERS_MAX, Sequence, Span, VOLUMES_MAX, VolumeNo};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use lease::ids::{Epoch, Incarnation, Lineage};
@@ -19,6 +19,8 @@ pub const FOLLOWS: u64 = 2;
 pub const ROUNDS: u64 = 4;
 /// And: this process has seen its image have everything, and nothing has come between since. Said anew in each session.
 pub const INTACT: u64 = 8;
+/// This program knows [`PACKED`]: only to such a one may data be sent so. Said by who carries the frames, not by the machines.
+pub const UNPACKS: u64 = 16;
 
 /// Who speaks and about what; checked against one's own before anything else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +33,8 @@ pub struct Introduction {
     pub life: Life,
     /// log2 of the bytes that one bit of the bitmap stands for.
     pub chunk_shift: u8,
-    /// Bit set of what the speaker can do beyond version 1, or is: [`FETCHES`], [`FOLLOWS`], [`ROUNDS`], [`INTACT`]. Unknown ones are
-    /// ignored.
+    /// Bit set of what the speaker can do beyond version 1, or is: [`FETCHES`], [`FOLLOWS`], [`ROUNDS`], [`INTACT`],
+    /// [`UNPACKS`]. Unknown ones are ignored.
     pub features: u64,
     /// Size of each volume in bytes.
     pub volumes: Vec<u64>,
@@ -220,14 +222,14 @@ kinds! {
     10 PING [0] false;
     11 PONG [0] false;
     12 BYE MANDATORY [1] false;
-    32 WRITE MANDATORY FUA [MAX_DATA] false;
+    32 WRITE MANDATORY FUA PACKED [MAX_DATA] false;
     33 ZERO MANDATORY FUA [0] true;
     34 TRIM MANDATORY [0] true;
     35 BARRIER MANDATORY [0] false;
     36 FLUSH MANDATORY [0] false;
     37 OUT_OF_SYNC MANDATORY [0] true;
     48 RESYNC MANDATORY [0] false;
-    49 COPY MANDATORY [MAX_DATA] false;
+    49 COPY MANDATORY PACKED [MAX_DATA] false;
     50 COMPARE MANDATORY [32] true;
     51 CAUGHT_UP MANDATORY [0] false;
     52 VERIFY MANDATORY [32] true;
@@ -238,7 +240,7 @@ kinds! {
     67 SAME MANDATORY [0] false;
     68 DIFFERS MANDATORY [32] false;
     69 IN_SYNC MANDATORY [0] false;
-    70 FETCHED MANDATORY [MAX_DATA] false;
+    70 FETCHED MANDATORY PACKED [MAX_DATA] false;
     96 ROUND MANDATORY [8] false;
     97 REACHED [8] false;
     98 LAG [8] false;
@@ -259,7 +261,11 @@ impl Message {
         let (offset, count) = (header.offset, header.count);
         let carries = matches!(kind, WRITE | COPY);
         let fits = count > 0 && count <= MAX_SPAN && offset.checked_add(count).is_some();
-        if (shape.span || carries) && !fits || carries && count != u64::from(header.length) {
+        let agrees = match header.flags & PACKED {
+            0 => !carries || count == u64::from(header.length),
+            _ => pack::is_possible(header.length, count),
+        };
+        if (shape.span || carries) && !fits || !agrees {
             return Err(Violation::Range { kind, offset, count });
         }
         Ok(true)
@@ -308,6 +314,7 @@ impl Message {
 
     pub(super) fn decode(header: &Header, payload: Bytes) -> Result<Self, Violation> {
         let kind = header.kind;
+        let payload = if header.flags & PACKED == 0 { payload } else { pack::unpack(kind, &payload, header.count)? };
         let volume = VolumeNo(header.volume);
         let span = Span { volume, at: header.offset, len: header.count };
         let fua = header.flags & FUA != 0;
@@ -391,6 +398,19 @@ impl Frame {
     /// On a message that no receiver would take: a list or a range beyond its limit. The machines keep to the limits.
     #[must_use]
     pub fn encode(&self) -> (BytesMut, Bytes) {
+        self.bytes(false)
+    }
+
+    /// The same, with data packed where that makes them shorter: for who says that it [`UNPACKS`].
+    ///
+    /// # Panics
+    /// As [`Self::encode`].
+    #[must_use]
+    pub fn encode_packed(&self) -> (BytesMut, Bytes) {
+        self.bytes(true)
+    }
+
+    fn bytes(&self, may_pack: bool) -> (BytesMut, Bytes) {
         let mut out = BytesMut::with_capacity(HEADER);
         out.put_bytes(0, HEADER);
         let mut data = Bytes::new();
@@ -524,6 +544,10 @@ impl Frame {
             }
         };
         assert!(count <= MAX_SPAN, "a range of {count} bytes is never sent");
+        if may_pack && let Some(packed) = pack::pack(&data) {
+            (flags, count) = (flags | PACKED, data.len() as u64);
+            data = packed;
+        }
         let payload_crc = crc32c::crc32c_append(crc32c::crc32c(&out[HEADER..]), &data);
         let length = u32::try_from(out.len() - HEADER + data.len()).expect("bounded by the assertions");
         let (epoch, session) = (self.epoch, self.session);

@@ -20,18 +20,20 @@
 //!
 //! Every frame names epoch and session. Data frames have a place in the session's stream, without gaps: a frame that is
 //! missing is noticed, and one of an earlier session can not be taken for one of this. A frame never spans connections.
-//! What is received is bounded before anything is allocated for it, and checked before anybody acts on it.
+//! What is received is bounded before anything is allocated for it, and checked before anybody acts on it. Data may travel packed by
+//! LZ4, to who says in its HELLO or CAPS that it unpacks them: the frame is the same to both machines.
 
 mod decode;
 mod header;
 mod message;
+mod pack;
 #[cfg(test)]
 mod tests;
 
 pub use decode::Decoder;
-pub use header::{FUA, HEADER, Header, LAST, MAGIC, MANDATORY, MAX_CONTROL, MAX_DATA, MAX_SPAN, VERSION};
+pub use header::{FUA, HEADER, Header, LAST, MAGIC, MANDATORY, MAX_CONTROL, MAX_DATA, MAX_SPAN, PACKED, VERSION};
 pub use message::{
-    BITMAP_WORDS_MAX, Bye, FETCHES, FOLLOWS, INTACT, Introduction, Message, ROUNDS, Refusal, Verdict,
+    BITMAP_WORDS_MAX, Bye, FETCHES, FOLLOWS, INTACT, Introduction, Message, ROUNDS, Refusal, UNPACKS, Verdict,
     WRITTEN_RANGES_MAX,
 };
 

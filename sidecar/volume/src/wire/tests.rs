@@ -132,6 +132,61 @@ fn raw(kind: u8, flags: u16, length: u32, count: u64) -> Vec<u8> {
     [&header.encode()[..], &payload].concat()
 }
 
+/// Data that shrink, and some that do not.
+fn data_of_each_kind(content: &Bytes) -> [Message; 3] {
+    let (volume, at) = (VolumeNo(1), 0x12_3000);
+    [
+        Message::Write { volume, at, data: content.clone(), fua: true },
+        Message::Copy { volume, at, data: content.clone() },
+        Message::Fetched { data: Some(content.clone()) },
+    ]
+}
+
+#[test]
+fn packed_data_are_read_as_they_were_and_only_data_are_packed() {
+    let content = Bytes::from(b"a row of a table, ".repeat(3_641));
+    for message in data_of_each_kind(&content) {
+        let sent = frame(message);
+        let (head, data) = sent.encode_packed();
+        assert!(data.len() < content.len() / 10, "{} bytes travel", data.len());
+        let bytes = [&head[..], &data[..]].concat();
+        assert_eq!(read(&bytes), Ok(Some(sent)));
+        let header = Header::decode(bytes.first_chunk().expect("a header")).expect("a right one");
+        assert_eq!((header.flags & PACKED, header.count), (PACKED, content.len() as u64));
+    }
+    for message in samples() {
+        let sent = frame(message);
+        assert_eq!(sent.encode_packed(), sent.encode(), "{sent:?}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_a_packed_frame_is_noticed() {
+    for message in data_of_each_kind(&Bytes::from(vec![7; 4096])) {
+        let (head, data) = frame(message).encode_packed();
+        let bytes = [&head[..], &data[..]].concat();
+        for bit in 0..bytes.len() * 8 {
+            let mut broken = bytes.clone();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&broken).is_err(), "bit {bit} of kind {}", bytes[5]);
+        }
+    }
+}
+
+/// By the header alone: nothing is received, nor allocated, for a block that cannot hold what it says.
+#[test]
+fn what_says_to_be_packed_and_cannot_be_is_refused_by_its_header_alone() {
+    for (kind, length, count) in
+        [(32, 100, u64::from(MAX_DATA)), (49, 100, 96 * 255 + 1), (70, 100, 1 << 40), (70, 512, 512), (32, 0, 512)]
+    {
+        let bytes = raw(kind, MANDATORY | PACKED, length, count);
+        assert!(matches!(read(&bytes[..HEADER]), Err(Violation::Range { .. })), "{length} bytes of {count}");
+    }
+    assert!(matches!(read(&raw(33, MANDATORY | PACKED, 0, 512)), Err(Violation::Flags { .. })), "it carries none");
+    let packed = raw(32, MANDATORY | PACKED, 100, 512);
+    assert!(matches!(read(&packed), Err(Violation::Malformed { what: "packed data", .. })), "zeroes are no such block");
+}
+
 #[test]
 fn an_unknown_kind_is_skipped_unless_it_must_be_understood() {
     let ping = frame(Message::Pong);
@@ -174,7 +229,7 @@ proptest! {
     #[test]
     fn whatever_a_peer_says_is_read_or_refused(
         kind in 0..104_u8,
-        flags in 0..8_u16,
+        flags in 0..16_u16,
         count in prop_oneof![0..9_u64, any::<u64>()],
         offset in any::<u64>(),
         payload in proptest::collection::vec(prop_oneof![0..4_u8, any::<u8>()], 0..200),
