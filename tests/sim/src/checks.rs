@@ -129,7 +129,7 @@ impl World {
             let takes = before.is_none_or(|before| before.epoch != row.epoch)
                 && row.holder.as_ref().is_some_and(|holder| holder.incarnation == me);
             if row.in_sync.contains(&me) && (!was || takes) {
-                one.member_since = one.life;
+                one.member_since = Some(one.life);
             }
         }
         // I2, for the process that holds the epoch, if it lives.
@@ -266,8 +266,10 @@ impl World {
                     NAMES[host], row.epoch
                 );
                 self.broken("I3", what);
-            } else if !self.hosts[host].replica.consistent && self.hosts[host].member_since == self.hosts[host].life {
-                // One whose process ended is copied to again, and may not be promoted meanwhile.
+            } else if !self.hosts[host].replica.consistent
+                && self.hosts[host].member_since == Some(self.hosts[host].life)
+            {
+                // One whose process ended, or whose disks were given up, is copied to again, and may not be promoted meanwhile.
                 self.broken("I5", format!("{} is in sync at epoch {} with half an image", NAMES[host], row.epoch));
             }
         }

@@ -20,7 +20,9 @@ use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use volume::core::rate::Limits;
-use volume::core::{Answer, Ask, Effect, Event, Follow, Io, Job, Notice, Replica as Machine, Report, RequestId, Setup};
+use volume::core::{
+    Answer, Ask, Effect, Event, Follow, Io, Job, Notice, Replica as Machine, Report, RequestId, STALL, Setup,
+};
 use volume::ids::{Digest, Life, Span, VolumeNo};
 use volume::metadata::{Batch, DataState, Geometry, PAGE, Recovery, Store, unclaimed};
 use volume::wire::Message as Word;
@@ -494,6 +496,28 @@ impl World {
         let here = &self.hosts[host];
         let at = self.now.max(here.stalled_until) + took;
         self.queue.push(at, Happening::Disk { host, life: here.life, number });
+    }
+
+    /// The disks answer nothing for so long. A replica whose disks take longer than it waits, by its own clock, gives itself up and is
+    /// taken back later: what it had when it was taken in is not what it counts on then.
+    pub(crate) fn stall_disks(&mut self, host: usize, span: Us) {
+        let here = &mut self.hosts[host];
+        here.stalled_until = self.now + span;
+        if span >= STALL.0 * 900 {
+            here.member_since = None;
+        }
+    }
+
+    /// The disks answer again, also what waits for them.
+    pub(crate) fn heal_disks(&mut self, host: usize) {
+        let here = &mut self.hosts[host];
+        if here.stalled_until <= self.now {
+            return;
+        }
+        here.stalled_until = 0;
+        let batch = here.volume.batch.is_some().then_some(0);
+        let waiting: Vec<u64> = here.volume.jobs.keys().copied().chain(batch).collect();
+        waiting.into_iter().for_each(|number| self.at_disk(host, number));
     }
 
     pub(crate) fn disk_done(&mut self, host: usize, life: u64, number: u64) {

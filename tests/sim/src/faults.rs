@@ -440,7 +440,7 @@ impl World {
                 let longest = if self.dice.below(4) == 0 { 16_000_000 } else { 4_000_000 };
                 let span = span.min(longest);
                 self.say(kind, || format!("{name}, {:.3} s", span as f64 / 1e6));
-                self.hosts[host].stalled_until = self.now + span;
+                self.stall_disks(host, span);
             }
             Kind::Drift => {
                 let here = &self.hosts[host];

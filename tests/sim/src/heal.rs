@@ -105,7 +105,7 @@ impl World {
         for host in 0..self.hosts.len() {
             self.hosts[host].stuck = false;
             self.hosts[host].crash_after = None;
-            self.hosts[host].stalled_until = 0;
+            self.heal_disks(host);
         }
         self.weather.noise = crate::weather::Noise::default();
         self.queue.push(self.now + LOOK, Happening::Judge);

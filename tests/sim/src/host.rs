@@ -80,8 +80,8 @@ pub struct Host {
     /// The disks answer nothing until then.
     pub stalled_until: Us,
     pub volume: Volume,
-    /// The process that was taken into the row's set.
-    pub member_since: u64,
+    /// The process that was taken into the row's set, while it knows what it had then.
+    pub member_since: Option<u64>,
     /// What the workload has read or been told is written: its own memory, which outlives the daemon.
     pub cache: Vec<Version>,
     seq: u64,
@@ -123,7 +123,7 @@ impl Host {
             replica,
             stalled_until: 0,
             volume: Volume::new(hosts),
-            member_since: 0,
+            member_since: None,
             seq: 0,
             crash_after: None,
             kept_down: 0,

@@ -246,7 +246,7 @@ impl World {
                 let longest = (self.config.policy.wait_ms.0 * 1_000 + 4_000_000).min(8_000_000);
                 self.gaps.held_up = self.dice.between(2_000_000, longest);
                 for host in (0..self.hosts.len()).filter(|host| *host != holder) {
-                    self.hosts[host].stalled_until = self.now + self.gaps.held_up;
+                    self.stall_disks(host, self.gaps.held_up);
                 }
                 let at = self.now + self.dice.between(20_000, 400_000);
                 self.queue.push(at, Happening::StopInstance { host: holder });

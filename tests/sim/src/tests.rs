@@ -443,3 +443,40 @@ fn a_panic_is_told_with_its_words() {
     let outcome = run_in(1, weather, Dice::of(1), false);
     assert_eq!(outcome.violation.map(|violation| violation.invariant), Some("panic"));
 }
+
+/// Seed 10301: the disks of a holder stand still until it gives them up, and it hands over. It is a member of the new epoch, and is
+/// copied to with an image that counts for nothing meanwhile: as a member whose process has ended.
+#[test]
+fn a_member_that_gave_its_disks_up_is_copied_to_and_the_copy_ends() {
+    let (mut handed_over, mut torn) = (0, 0);
+    for span in (10_200_000..12_400_000).step_by(50_000) {
+        let mut world = serving();
+        world.run_until(25_000_000);
+        world.stall_disks(0, span);
+        for until in (35_000_000..45_000_000).step_by(2_000) {
+            world.run_until(until);
+            world.check_members();
+            let row = world.store.row.as_ref().expect("a row");
+            torn += u64::from(row.in_sync.contains(&name(1)) && !world.hosts[0].replica.consistent);
+        }
+        handed_over += world.counts.hand_overs;
+        assert_eq!(world.violation, None, "{span}: {}", world.trace.text());
+        assert!(world.hosts[0].replica.consistent, "{span}: {}", world.trace.text());
+    }
+    assert!(handed_over > 0 && torn > 0, "{handed_over} hand-overs, {torn} looks at a member with half an image");
+}
+
+/// Seed 30007618: what waits for a disk is answered once the disk is well again, and not when its standstill would have ended.
+#[test]
+fn a_disk_that_is_healed_answers_what_waits_for_it() {
+    let mut world = serving();
+    world.run_until(25_000_000);
+    world.stall_disks(1, 60_000_000);
+    world.run_until(27_000_000);
+    assert!(!world.is_quiet(1), "writes wait for it");
+    world.heal_disks(1);
+    world.run_until(30_000_000);
+    assert_eq!(world.violation, None, "{}", world.trace.text());
+    assert!(world.store.row.as_ref().expect("a row").in_sync.contains(&name(2)), "{}", world.trace.text());
+    assert_eq!(world.counts.hand_overs + world.counts.failovers, 0);
+}
