@@ -29,6 +29,15 @@ impl Node {
         self.ping_when_due(now);
         let Role::Holding(tenure) = &self.role else { return };
         match &tenure.phase {
+            Phase::Activating
+                if self.setup.volumes && (!self.replica.consistent || self.replica.ended == Some(tenure.epoch)) =>
+            {
+                // What must be durable first may never be. Whoever else is in sync takes over from one that has fallen silent.
+                self.demote(
+                    "the volumes ended before this epoch was activated: their disk failed or stands still".into(),
+                );
+                return;
+            }
             Phase::Activating => {
                 let (me, epoch, terms) = (self.setup.me.clone(), tenure.epoch, self.terms());
                 let agreed =

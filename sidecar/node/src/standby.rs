@@ -38,7 +38,8 @@ impl Node {
             if self.vigil.follows_in(row, &self.setup.policy, now) > Millis::ZERO || self.desk.read_at.is_none() {
                 return;
             }
-            if !self.is_closed() {
+            // And with an image that can be served: else another member is to have the lease, if there is one.
+            if !self.is_closed() || (self.setup.volumes && !self.replica.consistent) {
                 return;
             }
             let (me, terms) = (self.setup.me.clone(), self.terms());

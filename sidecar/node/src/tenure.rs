@@ -8,7 +8,8 @@ use lease::time::Moment;
 
 /// ```text
 ///  Activating ──activate applied──▶ Active ──intent──▶ HandingOver ──hand-over applied──▶ (standby)
-///                                     │  ▲                  │ target lost: back
+///   │                                 │  ▲                  │ target lost: back
+///   └──volumes failed──▶ (demoting)   │  │                  │
 ///                                     │  └──────────────────┘
 ///                                     ├──shut down, nobody ready──▶ Releasing ──release applied──▶ (gone)
 ///                                     └──authority ended, fenced──▶ (demoting)        `frozen` beside Active

@@ -379,6 +379,31 @@ fn a_disk_that_stands_still_as_an_epoch_begins_ends_in_service() {
     assert!(world.hosts[0].serves(world.now), "{}", world.trace.text());
 }
 
+/// The disk of who is handed over to fails for good as its epoch begins: what must be durable first never is. It renewed its lease and
+/// served nothing, and who had handed over, a member like itself, waited for it.
+#[test]
+fn a_disk_that_fails_for_good_as_an_epoch_begins_lets_the_other_member_serve() {
+    let held = |world: &World| world.hosts[1].node.as_ref().is_some_and(|node| node.holding().is_some());
+    let mut world = serving();
+    let asked = world.now;
+    world.operate(Kind::Switchover, 0);
+    let mut begun = asked;
+    while !held(&world) {
+        assert!(begun < asked + 20_000_000, "{}", world.trace.text());
+        begun += 200;
+        world.run_until(begun);
+    }
+    world.hosts[1].stalled_until = begun + 70_000_000;
+    world.run_until(begun + 60_000_000);
+    assert_eq!(world.violation, None, "{}", world.trace.text());
+    assert!(world.hosts[0].serves(world.now), "{}", world.trace.text());
+    // Nobody expected it back.
+    world.run_until(begun + 120_000_000);
+    assert_eq!(world.violation, None, "{}", world.trace.text());
+    let row = world.store.row.as_ref().expect("a row");
+    assert!(world.hosts[0].serves(world.now) && row.in_sync.len() == 2, "its disk is well again: {row:?}");
+}
+
 #[test]
 fn every_part_of_a_configuration_changes_and_a_node_comes_back() {
     let mut weather = Weather::calm(3);
