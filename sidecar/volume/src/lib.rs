@@ -12,6 +12,7 @@
 
 pub mod backing;
 pub mod buffer;
+mod by_number;
 pub mod core;
 pub mod create;
 pub mod discard;

@@ -203,13 +203,17 @@ impl Primary {
 
     /// Sends a write to a peer.
     pub(super) fn send_op(&mut self, slot: Slot, number: u64, out: &mut Vec<Effect>) {
-        self.say_round(slot, self.ops[&number].round, out);
-        let message = match self.ops[&number].job.clone() {
-            Job::Write { volume, at, data, fua } => Message::Write { volume, at, data, fua },
-            Job::Zero { span, fua } => Message::Zero { span, fua },
-            Job::Trim(span) => Message::Trim { span },
+        let op = &self.ops[&number];
+        let round = op.round;
+        let message = match &op.job {
+            Job::Write { volume, at, data, fua } => {
+                Message::Write { volume: *volume, at: *at, data: data.clone(), fua: *fua }
+            }
+            Job::Zero { span, fua } => Message::Zero { span: *span, fua: *fua },
+            Job::Trim(span) => Message::Trim { span: *span },
             Job::Read(_) | Job::Digest(_) | Job::Keep { .. } | Job::Flush => unreachable!("a write changes data"),
         };
+        self.say_round(slot, round, out);
         let at = self.say(slot, message, Some(Sent::Op(number)), out);
         self.ops.get_mut(&number).expect("it is being sent").places[slot] = at;
         if let Some(dialogue) = self.peers.get_mut(&slot).and_then(|peer| peer.dialogue.as_mut()) {

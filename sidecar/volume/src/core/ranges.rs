@@ -1,7 +1,7 @@
 //! Which of many ranges meet one: kept by cells, so that a request looks only at what is near it.
 
+use crate::by_number::ByNumber;
 use crate::ids::Span;
-use std::collections::HashMap;
 
 /// log2 of the bytes of a cell: most requests lie in one or two.
 const CELL: u32 = 16;
@@ -10,7 +10,7 @@ const WIDE: u64 = 64;
 
 #[derive(Debug)]
 pub(super) struct Ranges<K> {
-    cells: HashMap<(u32, u64), Vec<(K, Span)>>,
+    cells: ByNumber<(u32, u64), Vec<(K, Span)>>,
     wide: Vec<(K, Span)>,
 }
 
@@ -25,7 +25,7 @@ fn is_wide(span: Span) -> bool {
 
 impl<K: Copy + Ord> Ranges<K> {
     pub(super) fn new() -> Self {
-        Self { cells: HashMap::new(), wide: Vec::new() }
+        Self { cells: ByNumber::default(), wide: Vec::new() }
     }
 
     pub(super) fn insert(&mut self, key: K, span: Span) {

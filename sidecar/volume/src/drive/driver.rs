@@ -7,6 +7,7 @@ use super::compress::Compress;
 use super::link::Outbox;
 use super::log::Log;
 use super::undo::UndoLog;
+use crate::by_number::ByNumber;
 use crate::core::survey::{Sent, Survey};
 use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Refusal, Replica, Report, RequestId};
 use crate::ids::{Digest, Span};
@@ -95,11 +96,11 @@ struct State {
     flushes: HashMap<Io, Parts>,
     /// The batch that is being written, and, once its pages are, being made durable.
     batch: Option<(u64, Parts, bool)>,
-    asks: HashMap<u64, Done>,
+    asks: ByNumber<u64, Done>,
     asked: u64,
     /// Asked, while the machine takes nothing: bounded by the front end's budget.
     waiting: VecDeque<(Ask, Done)>,
-    outboxes: HashMap<Link, Rc<Outbox>>,
+    outboxes: ByNumber<Link, Rc<Outbox>>,
     links: u64,
     complaints: Complaints,
     /// Of what is taken in; `None`: all that was taken in is concluded.
@@ -161,10 +162,10 @@ impl Driver {
             pending: Slab::new(),
             flushes: HashMap::new(),
             batch: None,
-            asks: HashMap::new(),
+            asks: ByNumber::default(),
             asked: 0,
             waiting: VecDeque::new(),
-            outboxes: HashMap::new(),
+            outboxes: ByNumber::default(),
             links: 0,
             complaints: Complaints::default(),
             now: None,

@@ -16,8 +16,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-/// Read from a socket at once: sixteen writes of 4 KiB.
-const INPUT_BYTES: usize = 64 << 10;
+/// Read from a socket at once: sixty writes of 4 KiB at most, and not fewer than three because little room is left.
+const INPUT_BYTES: usize = 256 << 10;
+const INPUT_LEAST_BYTES: usize = 16 << 10;
 /// Parts of frames that one system call sends.
 const SLICES_MAX: usize = 128;
 /// A dead machine is noticed by the machine's own signs of life; this only frees what hangs on its connections.
@@ -164,7 +165,11 @@ async fn receive(
     let mut decoder = Decoder::default();
     let mut buffer = BytesMut::with_capacity(INPUT_BYTES);
     loop {
-        buffer.reserve(decoder.missing(buffer.len()).max(INPUT_BYTES));
+        // What was read stays where it is until nobody needs it: room that is left of it is used up before there is new one.
+        let missing = decoder.missing(buffer.len());
+        if buffer.capacity() - buffer.len() < missing.max(INPUT_LEAST_BYTES) {
+            buffer.reserve(missing.max(INPUT_BYTES));
+        }
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }

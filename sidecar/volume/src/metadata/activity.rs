@@ -6,8 +6,9 @@
 
 use super::geometry::{Geometry, RING};
 use super::page::{Draft, Kind, PAGE, Reader};
+use crate::by_number::ByNumber;
 use bytes::Bytes;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// Extents that one transaction lets in.
 const UPDATES: usize = 64;
@@ -55,7 +56,7 @@ pub(super) enum Plan {
 pub(super) struct ActivityLog {
     places: Vec<Place>,
     /// Where each hot or arriving extent is.
-    index: HashMap<u32, usize>,
+    index: ByNumber<u32, usize>,
     hand: usize,
     /// The next slot to be repeated.
     cursor: usize,
@@ -73,7 +74,7 @@ impl ActivityLog {
     pub(super) fn blank(slots: u16) -> Self {
         Self {
             places: vec![FREE; usize::from(slots)],
-            index: HashMap::new(),
+            index: ByNumber::default(),
             hand: 0,
             cursor: 0,
             number: 0,

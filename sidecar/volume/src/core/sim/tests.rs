@@ -69,7 +69,7 @@ fn nothing_is_lost_and_it_gets_quiet() {
 #[test]
 fn what_rots_on_a_standby_is_found_and_mended_when_somebody_says_so() {
     const FAULTS: &[(usize, Fault)] = &[(4, Fault::BitRot), (2, Fault::Lag), (1, Fault::Cut), (1, Fault::Freeze)];
-    let met = sum(0..12, |_| Weather::of(FAULTS).verified());
+    let met = sum(0..24, |_| Weather::of(FAULTS).verified());
     eprintln!("{met:?}");
     assert!(met.found > 24, "{met:?}");
 }
