@@ -7,6 +7,7 @@ use super::compress::Compress;
 use super::link::Outbox;
 use super::log::Log;
 use super::undo::UndoLog;
+use super::vigil::Vigil;
 use crate::by_number::ByNumber;
 use crate::core::survey::{Sent, Survey};
 use crate::core::{Answer, Ask, Effect, Event, Io, Job, Link, Refusal, Replica, Report, RequestId};
@@ -83,6 +84,9 @@ struct Parts {
 pub struct Driver {
     state: RefCell<State>,
     inbox: Arc<Inbox>,
+    /// `None`: there is a single processor.
+    vigil: Option<RefCell<Vigil>>,
+    looks: Notify,
     compress: Compress,
     sent: Rc<Cell<Sent>>,
 }
@@ -176,7 +180,10 @@ impl Driver {
             admitted: None,
             log,
         };
-        Rc::new(Self { state: RefCell::new(state), inbox: Arc::default(), compress, sent: Rc::default() })
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let vigil = (processors > 1).then(RefCell::default);
+        let (inbox, looks) = (Arc::default(), Notify::new());
+        Rc::new(Self { state: RefCell::new(state), inbox, vigil, looks, compress, sent: Rc::default() })
     }
 
     /// Tells the machine, and does what it says.
@@ -198,7 +205,12 @@ impl Driver {
 
     /// Does what follows from all that was told and asked, and takes in what the disks have answered.
     pub fn kick(&self) {
-        self.state.borrow_mut().turn(&self.inbox);
+        let came = self.state.borrow_mut().turn(&self.inbox);
+        if let (Some(now), Some(vigil)) = (came, &self.vigil)
+            && vigil.borrow_mut().came(now)
+        {
+            self.looks.notify_one();
+        }
     }
 
     /// What the machine may need to be asked about by hand.
@@ -242,6 +254,19 @@ impl Driver {
         }
     }
 
+    /// Keeps this thread awake while the next thing is about to come, for ever.
+    pub(super) async fn keep_vigil(self: Rc<Self>) {
+        let Some(vigil) = &self.vigil else { return };
+        loop {
+            self.looks.notified().await;
+            while vigil.borrow_mut().goes_on(clock::now()) {
+                std::thread::yield_now();
+                // Looks what sockets and disks have.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Lets the machine see that time passes, and others that this thread turns, for ever.
     pub(super) async fn tick(self: Rc<Self>, turns: Arc<AtomicU64>) {
         let mut ticks = tokio::time::interval(crate::core::TICK.into());
@@ -278,8 +303,10 @@ impl State {
         }
     }
 
-    /// Goes on until there is nothing more: what the machine says makes disks answer.
-    fn turn(&mut self, inbox: &Arc<Inbox>) {
+    /// Goes on until there is nothing more: what the machine says makes disks answer. Returns when something was taken in, if
+    /// anything was.
+    fn turn(&mut self, inbox: &Arc<Inbox>) -> Option<Moment> {
+        let mut came = None;
         loop {
             let mut answers = std::mem::take(&mut self.answers);
             {
@@ -293,6 +320,7 @@ impl State {
             self.answers = answers;
             self.admit();
             if let Some(now) = self.now.take() {
+                came = Some(now);
                 let mut effects = std::mem::take(&mut self.effects);
                 self.machine.conclude(now, &mut effects);
                 for effect in effects.drain(..) {
@@ -306,7 +334,7 @@ impl State {
             let mut contents = inbox.lock();
             if contents.answers.is_empty() {
                 contents.awake = false;
-                return;
+                return came;
             }
         }
     }

@@ -332,6 +332,7 @@ fn build(parts: Parts, reports: mpsc::UnboundedSender<Report>, turns: Arc<Atomic
     let names = exports.iter().map(|export| export.config.name.clone()).collect();
     let driver =
         Driver::new(machine, Places { disks: lanes()?, area, undo }, compress, reports, admission, Log::new(names));
+    tokio::task::spawn_local(Rc::clone(&driver).keep_vigil());
     tokio::task::spawn_local(Rc::clone(&driver).hear_disks());
     tokio::task::spawn_local(Rc::clone(&driver).tick(turns));
     if let Some(listener) = listener {

@@ -20,6 +20,7 @@ mod log;
 mod progress;
 pub mod resize;
 pub mod undo;
+mod vigil;
 
 pub(crate) use clock::now;
 pub use compress::Compress;
