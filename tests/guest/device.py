@@ -6,7 +6,7 @@ from .guest import Guest
 
 DEVICE = "/dev/leasehold/data"
 # Writes at places of its own choosing and reads all of it back: an I/O error or another block's data ends it with 1.
-FIO = "fio --name=load --directory=/mnt --size=24m --bs=4k-64k --rw=randwrite --ioengine=psync --numjobs=2 --verify=crc32c --verify_fatal=1 --end_fsync=1 --output=/run/fio.log"
+FIO = "fio --name=load --directory=/mnt --size=24m --bsrange=4k-64k --rw=randwrite --ioengine=psync --numjobs=2 --verify=crc32c --verify_fatal=1 --end_fsync=1 --output=/run/fio.log"
 # As long as it is not told to stop; in the end its exit code is in /run/load.
 LOAD = f"rm -f /run/load /run/stop; (code=0; while [ $code = 0 -a ! -e /run/stop ]; do {FIO}; code=$?; done; echo $code >/run/load) >/dev/null 2>&1 &"
 FSCK = {"ext4": f"e2fsck -fn {DEVICE}", "xfs": f"xfs_repair -n {DEVICE}"}
