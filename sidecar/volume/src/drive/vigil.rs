@@ -15,7 +15,7 @@ const ENOUGH: u32 = 4;
 /// Between two rounds; who waited longer has company on its processor.
 const HELD_UP_US: u64 = 1_000;
 /// And leaves it alone for so long.
-const REST_US: u64 = 100_000;
+const REST_US: u64 = 1_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Vigil {
