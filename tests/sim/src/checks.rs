@@ -225,6 +225,17 @@ impl World {
         }
     }
 
+    /// I5, of who follows asynchronously and says that its image is whole: it may be forced to take over at any moment.
+    pub(crate) fn check_prefix(&mut self, host: usize) {
+        if let Err((sector, least)) = self.history.is_image(&self.hosts[host].replica.image()) {
+            let what = format!(
+                "{} follows, and starts with an image that nobody ever had: it shows later writes, and not {least} in sector {sector}",
+                NAMES[host]
+            );
+            self.broken("I5", what);
+        }
+    }
+
     /// I6, where it is decided: who accepts because it has waited long enough finds nobody who may still serve.
     fn check_wait(&mut self, before: &Row, by: Who) {
         let Who::Node { host, life } = by else { return };

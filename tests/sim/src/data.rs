@@ -18,8 +18,10 @@ use crate::world::{Happening, Message, NAMES, Who, World};
 use bridge::Bridge;
 use bytes::Bytes;
 use lease::ids::{Epoch, Incarnation};
+use lease::time::{Millis, Moment};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use volume::core::rate::Limits;
+use volume::core::survey::{PeerState, PeerSurvey};
 use volume::core::{
     Answer, Ask, Effect, Event, Follow, Io, Job, Notice, Replica as Machine, Report, RequestId, STALL, Setup,
 };
@@ -296,6 +298,21 @@ impl Volume {
         self.asks.values().filter_map(sector).collect()
     }
 
+    /// What it tells of itself where it follows asynchronously: how far it is behind, where it knows.
+    #[must_use]
+    pub fn lag(&self, now: Moment) -> Option<Millis> {
+        let survey = self.machine.as_ref()?.survey();
+        survey.lag.at(now).filter(|_| survey.follow == Follow::Async && survey.leads.is_none())
+    }
+
+    /// As holder: what that replica lacks, which follows asynchronously; `None`: it does not follow.
+    #[must_use]
+    pub fn is_ahead_of(&self, other: &Incarnation) -> Option<u64> {
+        let survey = self.machine.as_ref().map(Machine::survey)?;
+        let follows = |peer: &&PeerSurvey| peer.incarnation == *other && peer.state == PeerState::Following;
+        survey.peers.iter().find(follows).map(|peer| peer.behind_bytes)
+    }
+
     /// It has been part of the cluster's data: not blank.
     #[must_use]
     pub fn has_history(&self) -> bool {
@@ -334,10 +351,14 @@ impl World {
             }
             here.replica.meta.flushed(usize::MAX);
         }
+        if self.weather.follower == Some(host) && store.superblock().state == DataState::Whole {
+            self.check_prefix(host);
+        }
+        let here = &mut self.hosts[host];
         let setup = Setup {
             life: Life(here.life),
             write_through,
-            follow: Follow::Sync,
+            follow: if self.weather.follower == Some(host) { Follow::Async } else { Follow::Sync },
             resync: Limits::default(),
             keeps: false,
         };

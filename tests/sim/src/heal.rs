@@ -2,7 +2,7 @@
 //! end, and every replica must hold the same.
 //!
 //! # The bound
-//! Whole means: every node runs and is in sync, every route leads to the holder, writes go through each of them. When the
+//! Whole means: every node runs and is in sync, but for one that follows asynchronously, every route leads to the holder, writes go through each of them. When the
 //! faults stop, what is late comes within a second, and no event is lost any more. What may then stand in the way, each at its
 //! worst, by the slowest clock (/ 0.9) and by the longest lease that was ever configured in this seed (W = 1.23 L):
 //!
@@ -21,6 +21,7 @@ use crate::data::name;
 use crate::ec2::TABLES;
 use crate::trace::Us;
 use crate::world::{Happening, NAMES, World};
+use volume::core::follower::{FOLLOW_AGE, FOLLOW_REST};
 
 /// Between two looks.
 const LOOK: Us = 250_000;
@@ -42,6 +43,8 @@ const DECIDED: Us = 22 * SECOND;
 const COPIED: Us = 8 * SECOND;
 /// What a disk does one after the other for that, and for what is under way when the clients end.
 const SLOW: u64 = 100;
+/// And this much later at who follows asynchronously, with a flush for each round: if what it lacks is too old, it rests, and is copied to.
+const FOLLOWED: Us = (FOLLOW_AGE.0 + FOLLOW_REST.0) * 1_000 + COPIED;
 
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Healing {
@@ -79,6 +82,18 @@ impl World {
         let decided = if self.healing.decided_at > 0 { DECIDED } else { 0 };
         let helped = decided + if self.healing.forced_at > 0 { HELPED } else { 0 };
         WATCHED.max(taken_over) + workload + copies + helped
+    }
+
+    /// Whether who follows asynchronously has all that its holder has.
+    fn is_followed_up(&self) -> bool {
+        let Some(follower) = self.weather.follower else { return true };
+        let holder = self.store.row.as_ref().and_then(|row| row.holder.as_ref()).map(|one| self.host_of(&one.node));
+        let name = name(self.hosts[follower].replica.incarnation);
+        holder.is_some_and(|holder| holder == follower || self.hosts[holder].volume.is_ahead_of(&name) == Some(0))
+    }
+
+    fn follows_within(&self) -> Us {
+        if self.weather.follower.is_some() { FOLLOWED } else { 0 }
     }
 
     pub(crate) fn heal(&mut self) {
@@ -155,9 +170,9 @@ impl World {
         if self.now < ended + SECOND {
             return;
         }
-        if (0..self.hosts.len()).all(|host| self.is_quiet(host)) {
+        if (0..self.hosts.len()).all(|host| self.is_quiet(host)) && self.is_followed_up() {
             self.finish(whole);
-        } else if self.now > ended + SETTLES + SLOW * self.weather.disk_us {
+        } else if self.now > ended + SETTLES + SLOW * self.weather.disk_us + self.follows_within() {
             self.broken("liveness", "the clients have ended, and something that they wrote is not everywhere".into());
         }
     }
@@ -206,8 +221,13 @@ impl World {
         if self.god.last_ack < self.healing.at {
             return Some("no write was acknowledged since".into());
         }
-        let missing = self.hosts.iter().find(|host| !row.in_sync.contains(&name(host.replica.incarnation)));
-        missing.map(|host| format!("{} is not in sync", host.me.node))
+        // Nobody waits for who follows asynchronously: where its disk is slower than what is written, it is behind until clients end.
+        let missing = self.hosts.iter().enumerate().find(|(number, other)| {
+            let follows = self.weather.follower == Some(*number) && *number != host;
+            let other = name(other.replica.incarnation);
+            if follows { self.hosts[host].volume.is_diverged_from(&other) } else { !row.in_sync.contains(&other) }
+        });
+        missing.map(|(_, other)| format!("{} is not in sync, or has diverged", other.me.node))
     }
 
     /// All is quiet.

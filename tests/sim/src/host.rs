@@ -542,9 +542,16 @@ impl World {
         }
         let view = node.view(here.clock.read(self.now));
         let (epoch, beat) = view.seen.unwrap_or_default();
-        // Where asynchronous standbys count at all, one that is no member is a second behind; without volumes each is whole.
+        // Without volumes each is whole.
         let volumes = self.weather.volumes;
-        let lag = (self.weather.may_lose() && here.volume.has_history()).then_some(Millis(1_000));
+        let (asynchronous, lag_ms) = match self.weather.follower {
+            Some(follower) => (follower == host, here.volume.lag(here.clock.read(self.now))),
+            // Where asynchronous standbys count at all and none is configured, one that is no member says that it is a second behind.
+            None => {
+                let lag = (self.weather.may_lose() && here.volume.has_history()).then_some(Millis(1_000));
+                (lag.is_some(), lag)
+            }
+        };
         let state = if here.failed {
             "failed"
         } else if here.running {
@@ -567,11 +574,7 @@ impl World {
             beat,
             hears: view.hears,
             resources: vec![ResourceHealth { name: "app".into(), state: state.into(), problem: None }],
-            replica: Health {
-                consistent: !volumes || here.volume.is_consistent(),
-                asynchronous: lag.is_some(),
-                lag_ms: lag,
-            },
+            replica: Health { consistent: !volumes || here.volume.is_consistent(), asynchronous, lag_ms },
         };
         let here = &mut self.hosts[host];
         here.seq += 1;

@@ -252,6 +252,8 @@ pub struct Weather {
     pub volumes: bool,
     /// Asynchronous standbys may take over (R240) from the start: data may be lost then, and is not counted as lost.
     pub lossy: bool,
+    /// The node whose replica follows asynchronously, by its configuration.
+    pub follower: Option<usize>,
     /// One single fault instead of many, and service promised during it.
     pub story: Option<Story>,
     /// Faults come for this long.
@@ -303,7 +305,8 @@ impl Weather {
                 kinds.push((sum, kind));
             }
         }
-        let all = Self {
+        let mut all = Self {
+            follower: None,
             story: None,
             // A third one is what loss of data can be allowed for.
             nodes: if dice.below(3) == 0 || (lossy && dice.below(2) == 0) { 3 } else { 2 },
@@ -332,6 +335,9 @@ impl Weather {
             drift: dice.below(3) != 0,
             first_is_fast: dice.below(2) == 0,
         };
+        if all.volumes && dice.below(if lossy { 2 } else { 5 }) == 0 {
+            all.follower = Some(all.nodes - 1);
+        }
         if dice.below(STORIES) == 0 { Self::told(Story::of(dice), &all) } else { all }
     }
 
@@ -344,6 +350,8 @@ impl Weather {
             noise: Noise::default(),
             describe_lag: 0,
             lossy: false,
+            // Who follows so is no member: in a story each node can be counted on.
+            follower: None,
             disk_us: like.disk_us.min(8_000),
             length: BEGINS + 7_000_000 + 13 * like.ttl_ms * 1_000,
             ..like.clone()
@@ -358,6 +366,7 @@ impl Weather {
             ttl_ms: 3_000,
             volumes: true,
             lossy: false,
+            follower: None,
             story: None,
             length: 20_000_000,
             kinds: Vec::new(),
