@@ -197,6 +197,9 @@ impl World {
         let limit = left.min((call.budget / 3).max(SHORTEST_LIMIT)).max(SHORTEST_TRY);
         let fate = match self.crossing.late.take_if(|_| tries == 1) {
             Some(there) => Fate::AnswerLost { there },
+            None if matches!((self.crossing.muted, who), (Some((muted, until)), Who::Node { host, .. }) if host == muted && self.now < until) => {
+                Fate::Never
+            }
             None => self.path(&who).fate(&self.weather.noise, &mut self.dice),
         };
         let now = self.now;

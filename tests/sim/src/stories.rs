@@ -2,6 +2,7 @@
 //! is such a story in an otherwise quiet world, with clocks, timers, sizes and moment from the seed. Faults that come in
 //! crowds can only be asked for safety, and for service after them; these are asked for service during them.
 
+use crate::data::name;
 use crate::dice::Dice;
 use crate::faults::Undo;
 use crate::host::{Part, Standstill};
@@ -54,12 +55,18 @@ pub enum Story {
     /// A holder whose clocks stood still comes back while its successor's acceptance is on its way, and the table is gone; the
     /// successor's process may die over it. No time is promised: nobody may serve beside it, and it ends well.
     TakeoverCrossed,
+    /// A standby was away. The holder's write that takes it in again comes late to the table, and nothing is heard of it, while reads are
+    /// answered; and the link to it is cut just then. No time is promised.
+    GrowCrossed,
 }
 
-/// Once, at the first acceptance after the story has begun.
+/// Once, at the first acceptance after the story has begun, or at the first member taken in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Crossing {
     armed: bool,
+    growing: bool,
+    /// Until when this node's further writes are lost.
+    pub muted: Option<(usize, Us)>,
     /// The next write's first try comes to the table this late, and its answer to nobody.
     pub late: Option<Us>,
 }
@@ -93,7 +100,7 @@ impl Gaps {
 }
 
 impl Story {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::TableAwayForAll,
         Self::TableAwayForHolder,
         Self::TableAwayForStandby,
@@ -116,6 +123,7 @@ impl Story {
         Self::AloneHeldUp,
         Self::StandbyFlaps,
         Self::TakeoverCrossed,
+        Self::GrowCrossed,
     ];
 
     #[must_use]
@@ -175,7 +183,7 @@ impl World {
             Story::DisksHang => (taken_over + self.gaps.held_up, taken_over + self.gaps.held_up),
             // Held up once, until it is taken out; or twice, where it was about to be.
             Story::StandbyFlaps => (going_on, 2 * without_member),
-            Story::TakeoverCrossed => (Us::MAX, Us::MAX),
+            Story::TakeoverCrossed | Story::GrowCrossed => (Us::MAX, Us::MAX),
         }
     }
 
@@ -220,6 +228,10 @@ impl World {
                 }
             }
             Story::StandbyCrashes => self.power_off(standby, true),
+            Story::GrowCrossed => {
+                self.crossing.growing = true;
+                self.power_off(standby, true);
+            }
             Story::StandbyPaused => self.pause(standby, span),
             Story::StandbyRestarts => self.restart_once(standby),
             Story::HolderCrashes => self.power_off(holder, true),
@@ -295,6 +307,7 @@ impl World {
 
     /// A node writes: in one story the first acceptance is crossed by the return of the holder that it is to follow.
     pub(crate) fn cross(&mut self, host: usize, write: &Write) {
+        self.cross_growing(host, write);
         let Some(row) = self.store.row.clone().filter(|_| self.crossing.armed) else { return };
         let old = row.holder.as_ref().map(|holder| self.host_of(&holder.node)).filter(|old| *old != host);
         let Some(old) = old.filter(|_| write.row.epoch > row.epoch) else { return };
@@ -316,6 +329,28 @@ impl World {
         let at = self.now + self.dice.below(300_000);
         let power = self.hosts[old].power;
         self.queue.push(at, Happening::Undo(Undo::Stall { host: old, power }));
+    }
+
+    /// In another the first member that is taken in is cut off meanwhile.
+    fn cross_growing(&mut self, host: usize, write: &Write) {
+        let Some(row) = self.store.row.clone().filter(|row| self.crossing.growing && row.epoch == write.row.epoch)
+        else {
+            return;
+        };
+        let mut members = self.hosts.iter().map(|one| name(one.replica.incarnation));
+        let taken_in = members.position(|one| write.row.in_sync.contains(&one) && !row.in_sync.contains(&one));
+        let Some(taken_in) = taken_in.filter(|taken_in| *taken_in != host) else { return };
+        self.crossing.growing = false;
+        let ttl = self.config.policy.ttl_ms.0 * 1_000;
+        let late = self.dice.between(ttl / 4, ttl * 3 / 4);
+        self.crossing.late = Some(late);
+        self.crossing.muted = Some((host, self.now + late + self.dice.below(200_000)));
+        let span = late + self.dice.between(ttl / 2, 2 * ttl);
+        self.trace.line(self.now, "story", || {
+            format!("{} is taken in late, and cut off from {}", NAMES[taken_in], NAMES[host])
+        });
+        self.cut(host, taken_in, span);
+        self.cut(taken_in, host, span);
     }
 
     /// A route has been changed; in one story that is when an old call lands.
