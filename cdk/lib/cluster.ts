@@ -70,6 +70,8 @@ export function clusterConfig(settings: ClusterSettings): ClusterConfig {
       route_tables: routeTables,
       create_in: createIn,
     })),
+    // Left out where there are none: daemons of before this key was known refuse what they do not know.
+    ...(settings.ports && { ports: { service: settings.ports.service, health: settings.ports.health } }),
     policy: settings.policy,
   };
 }

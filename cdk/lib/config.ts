@@ -25,6 +25,8 @@ export interface ClusterSettings {
   readonly name: string;
   readonly nodes: readonly NodeSettings[];
   readonly virtualIps: readonly VirtualIpSettings[];
+  /** Of the nodes' own addresses, answered by the active node alone. */
+  readonly ports?: PortSettings;
   /** Whether failover may stop these nodes' instances when an operator asks for it. */
   readonly allowForceStop: boolean;
   /** Only what the file sets: the defaults belong to the programs that use them. */
@@ -46,6 +48,13 @@ export interface VirtualIpSettings {
   readonly routeTables: readonly string[];
   /** Those of them in which a missing route is created. */
   readonly createIn: readonly string[];
+}
+
+export interface PortSettings {
+  /** Where the workload serves. */
+  readonly service: readonly number[];
+  /** Where the sidecar answers a load balancer's health checks. */
+  readonly health?: number;
 }
 
 const LABEL = '1 to 40 of a-z, 0-9 and "-", not at the ends';
@@ -135,8 +144,9 @@ function readCluster(fields: Fields): ClusterSettings {
     fields.complain('node', `is there ${often}: a cluster has 2 or 3 nodes, each begun by [[cluster.node]]`);
   }
   const virtualIps = fields.tables('virtual_ip').map(readVirtualIp);
+  const ports = fields.has('ports') ? readPorts(fields.table('ports')) : undefined;
   fields.finish();
-  return { name, nodes, virtualIps, allowForceStop, policy };
+  return { name, nodes, virtualIps, ports, allowForceStop, policy };
 }
 
 function readNode(fields: Fields, index: number): NodeSettings {
@@ -149,6 +159,18 @@ function readNode(fields: Fields, index: number): NodeSettings {
   };
   fields.finish();
   return node;
+}
+
+function readPorts(fields: Fields): PortSettings {
+  const service = fields.wholeNumbers('service', 1, 65535);
+  const health = fields.wholeNumber('health', 1, 65535);
+  if (!fields.has('service') && !fields.has('health')) {
+    fields.complain('service', 'is missing: the workload\'s ports, such as [5432]; or health, the port for a load balancer\'s health checks');
+  } else if (health !== undefined && service.includes(health)) {
+    fields.bad('health', health, 'a port of its own: the sidecar answers there, not the workload');
+  }
+  fields.finish();
+  return { service, health };
 }
 
 function readVirtualIp(fields: Fields): VirtualIpSettings {

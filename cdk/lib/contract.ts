@@ -22,5 +22,7 @@ export interface ClusterConfig {
     /** Route tables in which a missing route is created; everywhere else only existing routes are changed. */
     readonly create_in: readonly string[];
   }[];
+  /** Of the nodes' own addresses: refused by every node but the active one. */
+  readonly ports?: { readonly service: readonly number[]; readonly health?: number };
   readonly policy: Readonly<Record<string, number>>;
 }

@@ -72,6 +72,24 @@ export class Fields {
     return undefined;
   }
 
+  /** A list of different whole numbers; those that break the rule are reported and left out. */
+  wholeNumbers(key: string, least: number, most: number): number[] {
+    const value = this.take(key);
+    if (value === undefined) return [];
+    const allowed = `a whole number from ${least} to ${most}`;
+    if (!Array.isArray(value)) {
+      this.bad(key, value, `a list; each entry: ${allowed}`);
+      return [];
+    }
+    const good: number[] = [];
+    value.forEach((entry: unknown, index) => {
+      if (!Number.isSafeInteger(entry) || (entry as number) < least || (entry as number) > most) this.bad(`${key}[${index}]`, entry, allowed);
+      else if (good.includes(entry as number)) this.bad(`${key}[${index}]`, entry, 'each entry once');
+      else good.push(entry as number);
+    });
+    return good;
+  }
+
   oneOf<T extends string | number>(key: string, allowed: readonly T[]): T | undefined {
     const value = this.take(key);
     if (value === undefined) return undefined;

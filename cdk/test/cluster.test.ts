@@ -12,6 +12,14 @@ function config(template: Template): { id: string; properties: Record<string, un
   return { id: entry[0], properties: entry[1]['Properties'], dependsOn: entry[1]['DependsOn'] };
 }
 
+test('ports of the nodes\' own addresses are handed on', () => {
+  const { properties } = config(templateOf(`${exampleToml}\n[cluster.ports]\nservice = [5432, 80]\nhealth = 7402\n`));
+  const value: ClusterConfig = JSON.parse(properties[contract.custom_resource.config_property] as string);
+  assert.deepEqual(value.ports, { service: [5432, 80], health: 7402 });
+  assert.deepEqual(Object.keys(value.ports!), contract.cluster_config.port_keys);
+  assert.deepEqual([...Object.keys(value)].sort(), [...contract.cluster_config.keys].sort());
+});
+
 test('the config item\'s text is what the functions read: their keys and no others', () => {
   const { properties } = config(templateOf(exampleToml));
   assert.deepEqual(Object.keys(properties).sort(), [...contract.custom_resource.properties].sort());
@@ -33,7 +41,7 @@ test('the config item\'s text is what the functions read: their keys and no othe
     policy: { ttl_ms: 3000 },
   });
   const known = contract.cluster_config;
-  assert.deepEqual(Object.keys(value), known.keys);
+  assert.deepEqual(Object.keys(value), known.keys.filter((key) => key !== 'ports'), 'ports only where there are any');
   assert.deepEqual(Object.keys(value.nodes[0]!), known.node_keys);
   assert.deepEqual(Object.keys(value.virtual_ips[0]!), known.virtual_ip_keys);
 });

@@ -47,6 +47,7 @@ test('the example is read whole', () => {
             createIn: ['rtb-0123456789abcdef0'],
           },
         ],
+        ports: undefined,
         allowForceStop: false,
         policy: { ttl_ms: 3000 },
       },
@@ -138,6 +139,16 @@ describe('refused', () => {
     const clusters = Array.from({ length: 100 }, (_, n) => `[[cluster]]\nname = "${'c'.repeat(36)}-${n}"\n`).join('');
     assert.match(problems(`deployment = "leasehold"\n${clusters}`).at(-1)!, /^cluster is there 100 times: all names together may have 3000 characters/);
   });
+  for (const [ports, why] of [
+    ['', /^cluster\[web\]\.ports\.service is missing: the workload's ports/],
+    ['service = [0]', /ports\.service\[0\] = 0: a whole number from 1 to 65535/],
+    ['service = [80, 80]', /ports\.service\[1\] = 80: each entry once/],
+    ['service = 80', /ports\.service = 80: a list/],
+    ['service = [80]\nhealth = 80', /ports\.health = 80: a port of its own/],
+    ['health = 7402\nhealht = 1', /ports\.healht = 1: unknown key; known here: health, service/],
+  ] as const) {
+    test(`ports: ${ports || 'none'}`, () => refused('# [cluster.ports]', `[cluster.ports]\n${ports}\n#`, why));
+  }
   test('creating a route in a table that may not be changed', () =>
     refused('create_in = ["rtb-0123456789abcdef0"]', 'create_in = ["rtb-00000000"]', 'cluster[web].virtual_ip[0].create_in = "rtb-00000000": only route tables that route_tables lists too'));
   test('an id that names something else', () => refused('vpc = "vpc-', 'vpc = "subnet-', /vpc = "subnet-0123456789abcdef0": the id of a VPC/));

@@ -16,6 +16,8 @@ pub struct ClusterConfig {
     pub cluster: ClusterId,
     pub nodes: Vec<Member>,
     pub virtual_ips: Vec<VirtualIp>,
+    /// `None`: clients reach the nodes by virtual addresses only.
+    pub ports: Option<Ports>,
     pub policy: Policy,
 }
 
@@ -42,6 +44,25 @@ pub struct VirtualIp {
     pub create_in: Vec<String>,
 }
 
+/// TCP and UDP ports of the nodes' own addresses. The active node alone answers there, and every other refuses: for
+/// clients that reach the nodes by a load balancer or a DNS record instead of a virtual IP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Where the workload serves.
+    pub service: BTreeSet<u16>,
+    /// Where the sidecar answers a load balancer's health check, by TCP or HTTP, while this node is active and its resources
+    /// are well.
+    pub health: Option<u16>,
+}
+
+impl Ports {
+    /// All of them: closed wherever nobody serves.
+    #[must_use]
+    pub fn guarded(&self) -> BTreeSet<u16> {
+        self.service.iter().copied().chain(self.health).collect()
+    }
+}
+
 impl ClusterConfig {
     /// Reads the JSON of the configuration item.
     ///
@@ -55,6 +76,7 @@ impl ClusterConfig {
         let cluster = fields.required("cluster", "the cluster's name", parsed::<ClusterId>);
         let nodes = fields.tables("nodes", member);
         let virtual_ips = fields.tables("virtual_ips", virtual_ip);
+        let ports = fields.table("ports", ports);
         let policy = fields.table("policy", policy).unwrap_or_default();
         let listed = value.get("nodes").and_then(Value::as_array).map_or(0, Vec::len);
         if !(1..=3).contains(&listed) {
@@ -73,7 +95,7 @@ impl ClusterConfig {
         }
         let problems = fields.finish();
         match cluster {
-            Some(cluster) if problems.is_empty() => Ok(Self { cluster, nodes, virtual_ips, policy }),
+            Some(cluster) if problems.is_empty() => Ok(Self { cluster, nodes, virtual_ips, ports, policy }),
             _ => Err(Problems(problems)),
         }
     }
@@ -113,6 +135,26 @@ fn virtual_ip(fields: &mut Fields<'_>) -> Option<VirtualIp> {
     let route_tables = fields.optional("route_tables", texts).unwrap_or_default();
     let create_in = fields.optional("create_in", texts).unwrap_or_default();
     Some(VirtualIp { address: address?, vpc: vpc?, route_tables, create_in })
+}
+
+fn ports(fields: &mut Fields<'_>) -> Option<Ports> {
+    let service = fields.optional("service", |value| {
+        let list = value.as_array().ok_or("expected a list of ports, such as [5432]")?;
+        list.iter().map(port).collect::<Result<BTreeSet<u16>, String>>()
+    });
+    let health = fields.optional("health", port);
+    let found = Ports { service: service.unwrap_or_default(), health };
+    if found.guarded().is_empty() {
+        fields.bad("service", "name the workload's ports in `service`, a port for health checks in `health`, or both");
+    } else if health.is_some_and(|health| found.service.contains(&health)) {
+        fields.bad("health", "needs a port of its own: the sidecar answers there, not the workload");
+    }
+    Some(found)
+}
+
+fn port(value: &Value) -> Result<u16, String> {
+    let port = value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+    port.ok_or_else(|| "a port is a number from 1 to 65535".into())
 }
 
 /// Whether a VPC route may lead to this one address at all.
@@ -185,6 +227,25 @@ mod tests {
         let listed = GOOD.replace(r#""create_in""#, r#""route_tables":["rtb-1","rtb-2"],"create_in""#);
         let config = ClusterConfig::parse(&listed).expect("a good configuration");
         assert_eq!(config.virtual_ips[0].route_tables, ["rtb-1", "rtb-2"]);
+    }
+
+    #[test]
+    fn ports_are_read_and_checked() {
+        let with =
+            |ports: &str| ClusterConfig::parse(&GOOD.replace(r#""policy""#, &format!(r#""ports":{ports},"policy""#)));
+        let ports = with(r#"{"service":[5432,80],"health":7402}"#).expect("good").ports.expect("there");
+        assert_eq!(ports.guarded(), BTreeSet::from([80, 5432, 7402]));
+        for (bad, told) in [
+            ("{}", "ports.service is missing: name the workload's ports"),
+            (r#"{"service":[0]}"#, "1 to 65535"),
+            (r#"{"service":[65536]}"#, "1 to 65535"),
+            (r#"{"service":"5432"}"#, "a list of ports"),
+            (r#"{"service":[80],"health":80}"#, "ports.health = 80: needs a port of its own"),
+            (r#"{"health":80,"colour":1}"#, "ports.colour"),
+        ] {
+            let said = with(bad).expect_err(bad).to_string();
+            assert!(said.contains(told), "{bad}: {said}");
+        }
     }
 
     #[test]

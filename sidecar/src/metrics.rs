@@ -155,6 +155,20 @@ impl Reader {
         let address = self.0.address.borrow().clone();
         page.gauge("address_held", "1 while the virtual addresses are on this node", flag(address.held))?;
         page.gauge("address_problem", "1 while the kernel refuses an address", flag(address.problem.is_some()))?;
+        if let Some((_, ports)) = &self.0.ports {
+            let ports = ports.borrow().clone();
+            page.gauge(
+                "ports_open",
+                "1 while the service's ports of this node's own addresses are open",
+                flag(ports.open),
+            )?;
+            page.gauge("ports_healthy", "1 while load balancers' health checks are answered", flag(ports.healthy))?;
+            page.gauge(
+                "ports_problem",
+                "1 while the kernel refuses to open or close them",
+                flag(ports.problem.is_some()),
+            )?;
+        }
         let health = self.0.health.borrow().clone();
         let states = health.iter().flat_map(|resource| {
             RESOURCE_STATES.iter().map(move |state| {

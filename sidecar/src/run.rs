@@ -8,6 +8,7 @@ use crate::clock;
 use crate::config::{NodeConfig, VolumeConfig};
 use crate::core::{Core, CoreError, EVENTS_MAX, Log, Outlets, Parts, Told};
 use crate::fence::{self, FenceError};
+use crate::health;
 use crate::heartbeat::{self, Said};
 use crate::identity::{self, IdentityError};
 use crate::mailbox::Mailbox;
@@ -17,6 +18,7 @@ use crate::once::Once;
 use crate::peers::board::Board;
 use crate::peers::pins::Pins;
 use crate::peers::{Local, Look, Peers};
+use crate::ports::{self, Gate, PortsError};
 use crate::resources::Surroundings;
 use crate::resources::cgroup::{self, CgroupError};
 use crate::resources::loop_device::LoopDevice;
@@ -32,6 +34,7 @@ use lease::ids::{ClusterId, InstanceId, NodeId};
 use lease::record::Holder;
 use lease::table::Table;
 use lease::time::Millis;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -64,6 +67,12 @@ pub enum RunError {
     Volumes(#[from] VolumesError),
     #[error(transparent)]
     Address(#[from] AddressError),
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    #[error(
+        "port {port} of the cluster's [ports] is {what} of this node, which its peers must reach also while it is not active: choose another"
+    )]
+    OwnPort { port: u16, what: &'static str },
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
@@ -145,6 +154,7 @@ struct Prepared {
     cluster: ClusterConfig,
     config_trouble: Option<String>,
     addresses: Addresses,
+    gate: Option<Gate>,
     opened: Option<Opened>,
 }
 
@@ -152,10 +162,12 @@ async fn prepare(config: NodeConfig, devices: Vec<LoopDevice>, waits: &Waits) ->
     let state = Arc::new(StateDir::open(&config.state_dir)?);
     // 1. Whatever an earlier daemon left serving ends before anything else is done: this node may not be the holder any
     //    more. First the addresses that were known then, then the processes.
-    let known = store::kept_config(&state, &config.cluster)
-        .map(|kept| kept.virtual_ips.iter().map(|vip| vip.address).collect::<Vec<_>>())
-        .unwrap_or_default();
-    Addresses::open(&config.interface, known.clone()).await?.clear().await?;
+    let kept = store::kept_config(&state, &config.cluster);
+    if let Some(ports) = kept.as_ref().and_then(|kept| kept.ports.clone()) {
+        Gate::close(&config.cluster, ports).await?;
+    }
+    let known = kept.iter().flat_map(|kept| &kept.virtual_ips).map(|vip| vip.address).collect();
+    Addresses::open(&config.interface, known).await?.clear().await?;
     let group = match &config.cgroup {
         Some(path) => path.clone(),
         None => cgroup::beside_this_process("workload")?,
@@ -206,6 +218,18 @@ async fn prepare(config: NodeConfig, devices: Vec<LoopDevice>, waits: &Waits) ->
     let virtual_ips: Vec<IpAddr> = cluster.virtual_ips.iter().map(|vip| vip.address).collect();
     let mut addresses = Addresses::open(&config.interface, virtual_ips.clone()).await?;
     addresses.clear().await?;
+    let gate = match &cluster.ports {
+        Some(ports) => {
+            if let Some((port, what)) = own_port(&config, &ports.guarded()) {
+                return Err(RunError::OwnPort { port, what });
+            }
+            Some(Gate::close(&config.cluster, ports.clone()).await?)
+        }
+        None => {
+            Gate::remove(&config.cluster)?;
+            None
+        }
+    };
     let around = Surroundings {
         cluster: config.cluster.clone(),
         node: config.node.clone(),
@@ -217,7 +241,14 @@ async fn prepare(config: NodeConfig, devices: Vec<LoopDevice>, waits: &Waits) ->
     // Its processes ended first of all; now what these had mounted.
     workload.clear().await?;
     let private_ip = instance.private_ip;
-    Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses, opened })
+    Ok(Prepared { config, state, workload, me, key, private_ip, sdk, cluster, config_trouble, addresses, gate, opened })
+}
+
+/// A port that this node's peers connect to and that would be closed to them.
+fn own_port(config: &NodeConfig, guarded: &BTreeSet<u16>) -> Option<(u16, &'static str)> {
+    let volumes = config.volumes.as_ref().map(|volumes| (volumes.listen.port(), "[volumes].listen"));
+    let own = [Some((config.peer.listen.port(), "[peer].listen")), volumes];
+    own.into_iter().flatten().find(|(port, _)| guarded.contains(port))
 }
 
 /// The volumes' block devices, by nbdfuse and in this folder instead of by the kernel.
@@ -391,6 +422,22 @@ impl Prepared {
         let address_seen = held.subscribe();
         part(&mut parts, "the workload", serving.follow(workload_orders, events_in.clone(), address_seen));
         let address_state = held.subscribe();
+        let ports = match self.gate.zip(self.cluster.ports.clone()) {
+            Some((gate, ports)) => {
+                let state = watch::Sender::new(ports::State::default());
+                let seen = state.subscribe();
+                if let Some(port) = ports.health {
+                    let address = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+                    let what = "the health checks' port of the cluster's [ports]";
+                    let listener = health::listen(port).await;
+                    let listener = listener.map_err(|error| RunError::Listen { what, address, error })?;
+                    part(&mut parts, "the answer to health checks", health::answer(listener, state.subscribe()));
+                }
+                part(&mut parts, "the ports", gate.follow(orders.clone(), health.clone(), state));
+                Some((ports, seen))
+            }
+            None => None,
+        };
         part(&mut parts, "the address", self.addresses.follow(orders, held));
 
         // Events.
@@ -413,6 +460,7 @@ impl Prepared {
             config_trouble,
             snapshot: snapshot.subscribe(),
             address: address_state,
+            ports,
             health: health.clone(),
             peers: Arc::clone(&peers),
             requests,

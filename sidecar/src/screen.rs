@@ -143,6 +143,7 @@ fn rows(status: &Value) -> Vec<(String, String)> {
             format!("{} {held} on {}", addresses.join(", "), text(status, "/address/interface")),
         ));
     }
+    rows.extend(ports_row(status));
     let (writes, reads) = (number(status, "/dynamodb/writes"), number(status, "/dynamodb/reads"));
     rows.push(("table".into(), format!("{writes} writes, {reads} reads since the start")));
     for (kind, label) in [("nominee", "nominee"), ("intent", "intent"), ("paused", "paused")] {
@@ -155,6 +156,19 @@ fn rows(status: &Value) -> Vec<(String, String)> {
         }
     }
     rows
+}
+
+fn ports_row(status: &Value) -> Option<(String, String)> {
+    let ports = status.pointer("/ports").filter(|ports| ports.is_object())?;
+    let is = |what: &str| ports.pointer(what).and_then(Value::as_bool) == Some(true);
+    let service: Vec<String> = list(ports, "/service").iter().map(ToString::to_string).collect();
+    let service = (!service.is_empty())
+        .then(|| format!("{} {}", service.join(", "), if is("/open") { "open" } else { "refused" }));
+    let health = ports.pointer("/health").and_then(Value::as_u64);
+    let health =
+        health.map(|port| format!("health checks on {port} {}", if is("/healthy") { "answered" } else { "refused" }));
+    let problem = Some(text(ports, "/problem")).filter(|problem| !problem.is_empty()).map(str::to_owned);
+    Some(("ports".into(), [service, health, problem].into_iter().flatten().collect::<Vec<_>>().join("; ")))
 }
 
 fn peer_row(peer: &Value) -> String {
@@ -299,6 +313,7 @@ mod tests {
                        "incoming_up_ms": 70_000, "hears": {"silent_ms": 90}}],
             "resources": [{"name": "nginx", "state": "running"}],
             "address": {"addresses": ["10.99.0.10"], "interface": "lo", "held": true},
+            "ports": {"service": [80, 5432], "health": 7402, "open": true, "healthy": false, "problem": null},
             "dynamodb": {"writes": 900, "reads": 12},
             "decisions": [{"ago_ms": 3_790_000, "epoch": 8, "what": "activating -> active"}]
         })
@@ -314,6 +329,7 @@ mod tests {
             "link up for 00:01:05, heard 0.0 s ago",
             "nginx      running",
             "10.99.0.10 held on lo",
+            "ports      80, 5432 open; health checks on 7402 refused",
         ] {
             assert!(screen.contains(part), "{part} in:\n{screen}");
         }

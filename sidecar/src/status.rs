@@ -5,8 +5,9 @@ use crate::bus;
 use crate::clock;
 use crate::peers::Peers;
 use crate::peers::board::PeerState;
+use crate::ports;
 use crate::snapshot::Snapshot;
-use lease::config::ClusterConfig;
+use lease::config::{ClusterConfig, Ports};
 use lease::heartbeat::ResourceHealth;
 use lease::record::Holder;
 use lease::table::Requests;
@@ -29,6 +30,8 @@ pub struct Sources {
     pub config_trouble: watch::Receiver<Option<String>>,
     pub snapshot: watch::Receiver<Snapshot>,
     pub address: watch::Receiver<address::State>,
+    /// The ports that only the active node answers, where the cluster has such.
+    pub ports: Option<(Ports, watch::Receiver<ports::State>)>,
     pub health: watch::Receiver<Vec<ResourceHealth>>,
     pub peers: Arc<Peers>,
     /// Of each client: the row's reader, the row's writer, the heartbeat's.
@@ -108,6 +111,16 @@ impl Sources {
                 "held": address.held,
                 "problem": address.problem,
             },
+            "ports": self.ports.as_ref().map(|(ports, state)| {
+                let state = state.borrow();
+                json!({
+                    "service": ports.service,
+                    "health": ports.health,
+                    "open": state.open,
+                    "healthy": state.healthy,
+                    "problem": state.problem,
+                })
+            }),
             "resources": *self.health.borrow(),
             "peers": peers,
             "volumes": self.volumes.as_ref().map(Operated::status),

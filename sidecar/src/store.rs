@@ -156,7 +156,15 @@ fn to_json(config: &ClusterConfig) -> serde_json::Value {
         .iter()
         .map(|vip| serde_json::json!({"address": vip.address, "vpc": vip.vpc, "create_in": vip.create_in}))
         .collect();
-    serde_json::json!({"cluster": config.cluster, "nodes": nodes, "virtual_ips": virtual_ips, "policy": policy})
+    let mut json =
+        serde_json::json!({"cluster": config.cluster, "nodes": nodes, "virtual_ips": virtual_ips, "policy": policy});
+    if let Some(ports) = &config.ports {
+        json["ports"] = serde_json::json!({"service": ports.service});
+        if let Some(health) = ports.health {
+            json["ports"]["health"] = health.into();
+        }
+    }
+    json
 }
 
 #[cfg(test)]
@@ -165,12 +173,17 @@ mod tests {
 
     #[test]
     fn a_kept_configuration_is_the_one_that_was_read() {
-        for policy in
-            [r#"{"ttl_ms":5000}"#, r#"{"ttl_ms":3000,"lossy_lag_limit_ms":1000,"clock_rate_bound_ppm":10000}"#]
-        {
+        for (policy, ports) in [
+            (r#"{"ttl_ms":5000}"#, ""),
+            (
+                r#"{"ttl_ms":3000,"lossy_lag_limit_ms":1000,"clock_rate_bound_ppm":10000}"#,
+                r#","ports":{"health":7402}"#,
+            ),
+            ("{}", r#","ports":{"service":[80,5432],"health":7402}"#),
+        ] {
             let json = format!(
                 r#"{{"cluster":"web","nodes":[{{"name":"a","instance":"i-0a","priority":1}},{{"name":"b","instance":"i-0b"}}],
-                "virtual_ips":[{{"address":"10.99.0.10","vpc":"vpc-1","create_in":["rtb-1"]}}],"policy":{policy}}}"#
+                "virtual_ips":[{{"address":"10.99.0.10","vpc":"vpc-1","create_in":["rtb-1"]}}],"policy":{policy}{ports}}}"#
             );
             let read = ClusterConfig::parse(&json).expect("good");
             assert_eq!(ClusterConfig::parse(&to_json(&read).to_string()).expect("still good"), read);

@@ -114,11 +114,13 @@ fn the_configuration_has_the_keys_that_the_functions_read() {
         "cluster": "web", "stranger": 1,
         "nodes": [{"name": "a", "instance": "i-0a", "stranger": 1}],
         "virtual_ips": [{"address": "10.99.0.10", "vpc": "vpc-1", "stranger": 1}],
+        "ports": {"service": [80], "stranger": 1},
         "policy": {"stranger": 1},
     });
     let keys = contract()["cluster_config"].clone();
     assert_eq!(known_keys(&config, ""), set(&keys["keys"]));
     assert_eq!(known_keys(&config, "nodes[0]"), set(&keys["node_keys"]));
     assert_eq!(known_keys(&config, "virtual_ips[0]"), set(&keys["virtual_ip_keys"]));
+    assert_eq!(known_keys(&config, "ports"), set(&keys["port_keys"]));
     assert_eq!(known_keys(&config, "policy"), set(&keys["policy_keys"]));
 }

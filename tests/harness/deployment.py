@@ -41,6 +41,8 @@ class ClusterSpec:
     create_in: list[str] = field(default_factory=list)
     priorities: dict[str, int] = field(default_factory=dict)
     allow_force_stop: bool = False
+    service_ports: list[int] = field(default_factory=list)
+    health_port: int | None = None
 
 
 def cluster_toml(deployment: str, clusters: list[ClusterSpec]) -> str:
@@ -53,6 +55,9 @@ def cluster_toml(deployment: str, clusters: list[ClusterSpec]) -> str:
             lines.append("allow_force_stop = true")
         if cluster.policy:
             lines += ["[cluster.policy]", *(f"{key} = {value}" for key, value in cluster.policy.items())]
+        if cluster.service_ports:
+            lines += ["[cluster.ports]", f"service = {json.dumps(cluster.service_ports)}"]
+            lines += [f"health = {cluster.health_port}"] if cluster.health_port else []
         for index, node in enumerate(cluster.network.nodes.values()):
             lines += ["[[cluster.node]]", f'name = "{node.name}"', f'instance = "{node.instance}"', f'eni = "{node.eni}"',
                       f"priority = {cluster.priorities.get(node.name, index + 1)}"]  # fmt: skip

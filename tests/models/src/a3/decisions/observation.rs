@@ -118,7 +118,13 @@ impl Decider {
     pub(super) fn new(nodes: u8) -> Self {
         let member = |node: Node| Member { name: node.id(), instance: node.instance(), priority: 100 };
         let nodes = Node::all(nodes).map(member).collect();
-        let config = ClusterConfig { cluster: cluster(), nodes, virtual_ips: Vec::new(), policy: Policy::default() };
+        let config = ClusterConfig {
+            cluster: cluster(),
+            nodes,
+            virtual_ips: Vec::new(),
+            ports: None,
+            policy: Policy::default(),
+        };
         Self { config, known: Memo::new() }
     }
 
