@@ -21,6 +21,7 @@ from harness.clients import Client, Clients
 from harness.cloud import Cloud
 from harness.cluster import Cluster
 from harness.deployment import ClusterSpec, Deployment
+from harness.paths import BINARY
 from harness.scene import Scene
 
 from .conftest import TTL_MS, TTL_S
@@ -85,6 +86,20 @@ def _answered_again(scene: Scene, by: str) -> float:
     assert gap is not None
     print(f"the client's longest gap: {gap.seconds:.1f} s")
     return gap.seconds
+
+
+def _tells(scene: Scene, node: str) -> tuple[str, str]:
+    """What Prometheus and an operator read of its ports."""
+    page = scene.cluster.execute(node, "curl", "-s", "http://127.0.0.1:9400/metrics")["stdout"]
+    metrics = " ".join(line for line in page.splitlines() if line.startswith("leasehold_ports_"))
+    screen = scene.cluster.execute(node, str(BINARY), "status", "--socket", str(scene.cluster.files[node].admin_socket))["stdout"]
+    return metrics, next(line.split(maxsplit=1)[1] for line in screen.splitlines() if line.strip().startswith("ports "))
+
+
+def test_who_looks_is_told_which_ports_are_open(scene):
+    told = "leasehold_ports_open {0}.0 leasehold_ports_healthy {0}.0 leasehold_ports_problem 0.0"
+    assert _tells(scene, scene.active) == (told.format(1), "80 open; health checks on 7402 answered")
+    assert _tells(scene, scene.standby) == (told.format(0), "80 refused; health checks on 7402 refused")
 
 
 def test_killed(scene):
