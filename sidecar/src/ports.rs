@@ -114,6 +114,8 @@ fn hint(error: &io::Error) -> &'static str {
     if error.raw_os_error() == Some(EPERM) { "; the daemon needs CAP_NET_ADMIN" } else { "" }
 }
 
+const EOPNOTSUPP: i32 = nix::errno::Errno::EOPNOTSUPP as i32;
+const EPROTONOSUPPORT: i32 = nix::errno::Errno::EPROTONOSUPPORT as i32;
 const EPERM: i32 = nix::errno::Errno::EPERM as i32;
 
 impl Gate {
@@ -138,6 +140,8 @@ impl Gate {
         let result = Netfilter::open().and_then(|netfilter| netfilter.send(Batch::new().delete_table(&table)));
         match result {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // A kernel without nftables closes nothing.
+            Err(error) if matches!(error.raw_os_error(), Some(EOPNOTSUPP | EPROTONOSUPPORT)) => Ok(()),
             other => other.map_err(|error| failed("removal", &table, error)),
         }
     }

@@ -163,9 +163,10 @@ async fn prepare(config: NodeConfig, devices: Vec<LoopDevice>, waits: &Waits) ->
     // 1. Whatever an earlier daemon left serving ends before anything else is done: this node may not be the holder any
     //    more. First the addresses that were known then, then the processes.
     let kept = store::kept_config(&state, &config.cluster);
-    if let Some(ports) = kept.as_ref().and_then(|kept| kept.ports.clone()) {
-        Gate::close(&config.cluster, ports).await?;
-    }
+    let closed = match kept.as_ref().and_then(|kept| kept.ports.clone()) {
+        Some(ports) => Gate::close(&config.cluster, ports).await.map(drop),
+        None => Ok(()),
+    };
     let known = kept.iter().flat_map(|kept| &kept.virtual_ips).map(|vip| vip.address).collect();
     Addresses::open(&config.interface, known).await?.clear().await?;
     let group = match &config.cgroup {
@@ -173,6 +174,8 @@ async fn prepare(config: NodeConfig, devices: Vec<LoopDevice>, waits: &Waits) ->
         None => cgroup::beside_this_process("workload")?,
     };
     end_leftovers(&group, config.fence.as_deref()).await?;
+    // Only now: where they cannot be closed, nothing may be left that answers there.
+    closed?;
 
     // 2. Who this is.
     let imds = aws::imds();
